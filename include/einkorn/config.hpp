@@ -44,8 +44,8 @@
 #define EINKORN_ABI v0_1_dispatch
 #endif
 
-#define EINKORN_BEGIN_NAMESPACE    \
-  namespace einkorn {              \
+#define EINKORN_BEGIN_NAMESPACE \
+  namespace einkorn {           \
   inline namespace EINKORN_ABI {
 #define EINKORN_END_NAMESPACE \
   }                           \

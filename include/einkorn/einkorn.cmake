@@ -1,10 +1,95 @@
 # The targets of einkorn, in a file that travels with the folder. A project that vendors include/einkorn
-# writes `include(third_party/einkorn/einkorn.cmake)` and links einkorn::einkorn or einkorn::header_only.
-include_guard(DIRECTORY)
-if(NOT TARGET einkorn::einkorn)
-  add_library(einkorn INTERFACE)
+# writes `include(third_party/einkorn/einkorn.cmake)` and links one of
+#   einkorn::einkorn       all ISA levels, chosen at run time
+#   einkorn::header_only   nothing compiled; your own -march decides the level
+# einkorn_add_kernels(target file...) compiles a kernel file once per ISA level into a target.
+
+set(EINKORN_LEVELS baseline avx2 avx512_vnni avx512_bf16 amx)
+get_filename_component(EINKORN_INCLUDE_DIR ${CMAKE_CURRENT_LIST_DIR}/.. ABSOLUTE)
+
+# Whatever the consumer's flags are, a level gets exactly its own: first everything beyond x86-64 is
+# switched off, then the level's instructions are switched on. Never -march=haswell: it would add BMI2,
+# LZCNT and MOVBE, which no gate checks.
+set(EINKORN_COMMON_FLAGS -march=x86-64 -mtune=generic -mno-avx512f -mno-sse3 -mno-bmi -mno-bmi2 -mno-lzcnt
+    -mno-movbe -mno-popcnt -O2 -fno-lto -fno-fast-math -ffp-contract=off)
+set(EINKORN_FLAGS_baseline)
+set(EINKORN_FLAGS_avx2 -mavx2 -mfma -mf16c)
+set(EINKORN_FLAGS_avx512_vnni ${EINKORN_FLAGS_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd
+    -mavx512vnni -mprefer-vector-width=512
+    # g++ 12 warns inside its own avx512fintrin.h, where it means _mm512_undefined_ps().
+    -Wno-uninitialized $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
+set(EINKORN_FLAGS_avx512_bf16 ${EINKORN_FLAGS_avx512_vnni} -mavx512bf16)
+set(EINKORN_FLAGS_amx ${EINKORN_FLAGS_avx512_bf16} -mamx-tile -mamx-bf16 -mamx-int8)
+
+# cpu_features and xsimd, from wherever find_package or the usual folders have them.
+macro(_einkorn_find_dependencies)
+  if(NOT TARGET CpuFeatures::cpu_features)
+    find_package(CpuFeatures REQUIRED)
+  endif()
+  find_path(EINKORN_XSIMD_INCLUDE_DIR xsimd/xsimd.hpp
+            DOC "The folder that holds xsimd/xsimd.hpp (xsimd 8.1 or newer)")
+  if(NOT EINKORN_XSIMD_INCLUDE_DIR)
+    message(FATAL_ERROR "einkorn needs xsimd: apt-get install libxsimd-dev, or set EINKORN_XSIMD_INCLUDE_DIR")
+  endif()
+endmacro()
+
+# einkorn_add_kernels(target file...): compiles each file once per ISA level and links the objects into
+# target. In the file everything stands between EINKORN_BEGIN_LEVEL and EINKORN_END_LEVEL, so that
+# no symbol is shared between levels.
+function(einkorn_add_kernels target)
+  foreach(level IN LISTS EINKORN_LEVELS)
+    set(object ${target}_${level})
+    add_library(${object} OBJECT ${ARGN})
+    set_target_properties(${object} PROPERTIES
+      POSITION_INDEPENDENT_CODE ON INTERPROCEDURAL_OPTIMIZATION OFF UNITY_BUILD OFF CXX_EXTENSIONS OFF
+      CXX_VISIBILITY_PRESET hidden)
+    target_compile_features(${object} PRIVATE cxx_std_20)
+    target_compile_definitions(${object} PRIVATE EINKORN_TARGET=${level})
+    target_include_directories(${object} PRIVATE ${EINKORN_INCLUDE_DIR})
+    target_include_directories(${object} SYSTEM PRIVATE ${EINKORN_XSIMD_INCLUDE_DIR})
+    if(TARGET einkorn_warnings)
+      target_link_libraries(${object} PRIVATE einkorn_warnings)
+    endif()
+    # Last on the command line, so that they win over the consumer's.
+    target_compile_options(${object} PRIVATE ${EINKORN_COMMON_FLAGS} ${EINKORN_FLAGS_${level}})
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:${object}>)
+  endforeach()
+endfunction()
+
+if(NOT TARGET einkorn AND NOT TARGET einkorn::einkorn)
+  _einkorn_find_dependencies()
+
+  add_library(einkorn STATIC ${CMAKE_CURRENT_LIST_DIR}/targets/dispatch.cpp)
   add_library(einkorn::einkorn ALIAS einkorn)
-  get_filename_component(EINKORN_INCLUDE_DIR ${CMAKE_CURRENT_LIST_DIR}/.. ABSOLUTE)
-  target_include_directories(einkorn INTERFACE ${EINKORN_INCLUDE_DIR})
-  target_compile_features(einkorn INTERFACE cxx_std_20)
+  set_target_properties(einkorn PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_EXTENSIONS OFF)
+  target_compile_features(einkorn PUBLIC cxx_std_20)
+  target_include_directories(einkorn PUBLIC $<BUILD_INTERFACE:${EINKORN_INCLUDE_DIR}>
+                                            $<INSTALL_INTERFACE:include>)
+  target_link_libraries(einkorn PUBLIC CpuFeatures::cpu_features)
+  if(TARGET einkorn_warnings)
+    target_link_libraries(einkorn PRIVATE $<BUILD_INTERFACE:einkorn_warnings>)
+  endif()
+  foreach(level IN LISTS EINKORN_LEVELS)
+    target_compile_definitions(einkorn PRIVATE EINKORN_COMPILED_${level}=1)
+  endforeach()
+  einkorn_add_kernels(einkorn ${CMAKE_CURRENT_LIST_DIR}/targets/kernels.cpp)
+  option(EINKORN_OPENMP "Use OpenMP threads by default, where the compiler has OpenMP" ON)
+  if(EINKORN_OPENMP)
+    find_package(OpenMP QUIET COMPONENTS CXX)
+    if(OpenMP_CXX_FOUND)
+      target_link_libraries(einkorn PRIVATE OpenMP::OpenMP_CXX)
+    else()
+      message(STATUS "einkorn: no OpenMP; the default executor is serial")
+    endif()
+  endif()
+
+  add_library(einkorn_header_only INTERFACE)
+  add_library(einkorn::header_only ALIAS einkorn_header_only)
+  set_target_properties(einkorn_header_only PROPERTIES EXPORT_NAME header_only)
+  target_compile_features(einkorn_header_only INTERFACE cxx_std_20)
+  target_compile_definitions(einkorn_header_only INTERFACE EINKORN_HEADER_ONLY=1)
+  target_include_directories(einkorn_header_only INTERFACE $<BUILD_INTERFACE:${EINKORN_INCLUDE_DIR}>
+                                                           $<INSTALL_INTERFACE:include>)
+  target_include_directories(einkorn_header_only SYSTEM INTERFACE ${EINKORN_XSIMD_INCLUDE_DIR})
+  target_link_libraries(einkorn_header_only INTERFACE CpuFeatures::cpu_features)
 endif()

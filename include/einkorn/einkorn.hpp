@@ -1,0 +1,8 @@
+/// einkorn: mixed-precision kernels for x86 CPUs, forward and backward, chosen at run time by ISA level.
+#pragma once
+
+#include "config.hpp"
+#include "error.hpp"
+#include "executor.hpp"
+#include "isa.hpp"
+#include "types.hpp"
