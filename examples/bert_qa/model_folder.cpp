@@ -1,0 +1,398 @@
+#include "model_folder.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+#include <system_error>
+#include <vector>
+
+#include "files.hpp"
+#include "input_error.hpp"
+
+namespace bert_qa {
+namespace fs = std::filesystem;
+namespace {
+
+using nlohmann::json;
+
+json parse_object(std::string_view text, const std::string& source) {
+  json parsed;
+  try {
+    parsed = json::parse(text);
+  } catch (const json::parse_error& error) {
+    throw input_error(source, "JSON", "something else at byte " + std::to_string(error.byte));
+  }
+  if (!parsed.is_object()) throw input_error(source, "a JSON object", parsed.type_name());
+  return parsed;
+}
+
+std::string shown(const json& value) {
+  std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
+  if (text.size() > 60) text = text.substr(0, 60) + "...";
+  return text;
+}
+
+/// Reads the values of one JSON object, with errors that name the file and the key.
+class fields {
+ public:
+  fields(const json& object, const std::string& source) : object_(object), source_(source) {}
+
+  void whole(const char* key, std::int64_t& value, std::int64_t smallest, std::int64_t largest,
+             bool required = false) const {
+    const json* found = find(key);
+    const std::string range = "from " + std::to_string(smallest) + " to " + std::to_string(largest);
+    const std::string expected = std::string(key) + ", a whole number " + range;
+    if (!found) {
+      if (required) throw input_error(source_, expected, "none");
+      return;
+    }
+    if (!found->is_number_integer()) throw input_error(source_, expected, shown(*found));
+    // A number beyond 2^63 would turn negative.
+    const bool huge = found->is_number_unsigned() && found->get<std::uint64_t>() > std::uint64_t{1} << 62;
+    value = huge ? largest : found->get<std::int64_t>();
+    if (huge || value < smallest || value > largest) throw input_error(source_, expected, shown(*found));
+  }
+
+  template <class Valid>
+  void real(const char* key, double& value, const char* range, Valid valid) const {
+    const json* found = find(key);
+    if (!found) return;
+    if (!found->is_number() || !valid(found->get<double>())) {
+      throw input_error(source_, std::string(key) + ", a number " + range, shown(*found));
+    }
+    value = found->get<double>();
+  }
+
+  void flag(const char* key, bool& value) const {
+    const json* found = find(key);
+    if (!found) return;
+    if (!found->is_boolean()) throw input_error(source_, std::string(key) + ", true or false", shown(*found));
+    value = found->get<bool>();
+  }
+
+  void text(const char* key, std::string& value) const {
+    const json* found = find(key);
+    if (!found) return;
+    // Older files write a token as an object with its content and how it strips blanks.
+    if (found->is_object() && found->contains("content")) found = &(*found)["content"];
+    if (!found->is_string()) throw input_error(source_, std::string(key) + ", a string", shown(*found));
+    value = found->get<std::string>();
+  }
+
+  /// null is how Python writes "nothing said".
+  const json* find(const char* key) const {
+    const auto found = object_.find(key);
+    return found == object_.end() || found->is_null() ? nullptr : &*found;
+  }
+
+ private:
+  const json& object_;
+  const std::string& source_;
+};
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value ? value : "";
+}
+
+fs::path hub_cache() {
+  // In the order of huggingface_hub.
+  if (const auto set = environment("HF_HUB_CACHE"); !set.empty()) return set;
+  if (const auto set = environment("HUGGINGFACE_HUB_CACHE"); !set.empty()) return set;
+  if (const auto set = environment("HF_HOME"); !set.empty()) return fs::path(set) / "hub";
+  if (const auto set = environment("XDG_CACHE_HOME"); !set.empty())
+    return fs::path(set) / "huggingface" / "hub";
+  return fs::path(environment("HOME")) / ".cache" / "huggingface" / "hub";
+}
+
+/// org/name or name, as the Hub allows them; anything else can only be meant as a path.
+bool is_hub_name(std::string_view name) {
+  if (name.empty() || name.front() == '.' || name.front() == '/' || name.back() == '/') return false;
+  if (std::count(name.begin(), name.end(), '/') > 1) return false;
+  return std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '_' || c == '.' || c == '/';
+  });
+}
+
+fs::path repository_folder(const fs::path& cache, std::string_view name) {
+  std::string folder = "models--" + std::string(name);
+  if (const auto slash = folder.find('/'); slash != std::string::npos) folder.replace(slash, 1, "--");
+  return cache / folder;
+}
+
+bool is_folder(const fs::path& path) {
+  std::error_code ignored;
+  return fs::is_directory(path, ignored);
+}
+
+bool is_file(const fs::path& path) {
+  std::error_code ignored;
+  return fs::exists(path, ignored) && !fs::is_directory(path, ignored);
+}
+
+fs::path snapshot_of(const fs::path& repository, const std::string& name) {
+  if (const fs::path main = repository / "refs" / "main"; is_file(main)) {
+    std::string revision = read_file(main, "the name of a revision");
+    while (!revision.empty() && std::isspace(static_cast<unsigned char>(revision.back())))
+      revision.pop_back();
+    const fs::path snapshot = repository / "snapshots" / revision;
+    if (!revision.empty() && revision.find('/') == std::string::npos && is_folder(snapshot)) return snapshot;
+    throw input_error(main.string(), "the name of a folder in snapshots", shown(revision.substr(0, 60)));
+  }
+  std::vector<fs::path> snapshots;
+  std::error_code error;
+  for (fs::directory_iterator entry(repository / "snapshots", error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (entry->is_directory()) snapshots.push_back(entry->path());
+  }
+  if (snapshots.size() == 1) return snapshots.front();
+  throw input_error(repository.string(), "refs/main or one snapshot of " + name,
+                    std::to_string(snapshots.size()) + " snapshots");
+}
+
+constexpr const char* how_to_save =
+    "; in Python: AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER, safe_serialization=True)";
+
+}  // namespace
+
+hidden_activation bert_config::activation() const {
+  if (hidden_act == "gelu") return hidden_activation::gelu;
+  if (hidden_act == "gelu_new" || hidden_act == "gelu_pytorch_tanh") return hidden_activation::gelu_tanh;
+  if (hidden_act == "relu") return hidden_activation::relu;
+  throw input_error("hidden_act", "gelu, gelu_new, gelu_pytorch_tanh or relu", shown(hidden_act));
+}
+
+bert_config parse_bert_config(std::string_view text, const std::string& source) {
+  const json object = parse_object(text, source);
+  const fields read(object, source);
+
+  const json* type = read.find("model_type");
+  const json* architectures = read.find("architectures");
+  // Files older than model_type have only the class.
+  const bool named_by_class = !type && architectures && architectures->is_array() &&
+                              !architectures->empty() && (*architectures)[0].is_string() &&
+                              (*architectures)[0].get_ref<const std::string&>().rfind("Bert", 0) == 0;
+  if (!named_by_class && (!type || *type != "bert")) {
+    throw input_error(source, "model_type \"bert\"",
+                      type            ? shown(*type)
+                      : architectures ? "architectures " + shown(*architectures)
+                                      : "none");
+  }
+
+  bert_config config;
+  constexpr std::int64_t million = 1 << 20;
+  read.whole("hidden_size", config.hidden_size, 1, million, true);
+  read.whole("num_hidden_layers", config.num_hidden_layers, 1, 1024, true);
+  read.whole("num_attention_heads", config.num_attention_heads, 1, 4096, true);
+  read.whole("intermediate_size", config.intermediate_size, 1, 4 * million, true);
+  read.whole("vocab_size", config.vocab_size, 1, 64 * million, true);
+  read.whole("max_position_embeddings", config.max_position_embeddings, 1, 65535, true);
+  read.whole("type_vocab_size", config.type_vocab_size, 1, 1024);
+  read.whole("pad_token_id", config.pad_token_id, 0, config.vocab_size - 1);
+  const auto probability = [](double p) { return p >= 0 && p < 1; };
+  read.real("layer_norm_eps", config.layer_norm_eps, "above 0 and below 1",
+            [](double eps) { return eps > 0 && eps < 1; });
+  read.real("hidden_dropout_prob", config.hidden_dropout_prob, "from 0 to below 1", probability);
+  read.real("attention_probs_dropout_prob", config.attention_probs_dropout_prob, "from 0 to below 1",
+            probability);
+  read.real("initializer_range", config.initializer_range, "from 0 to below 1", probability);
+  read.text("hidden_act", config.hidden_act);
+
+  if (config.hidden_size % config.num_attention_heads != 0) {
+    throw input_error(
+        source, "hidden_size divisible by num_attention_heads",
+        std::to_string(config.hidden_size) + " and " + std::to_string(config.num_attention_heads));
+  }
+  try {
+    config.activation();
+  } catch (const input_error& error) {
+    throw input_error(source + ": " + error.what());
+  }
+  std::string positions = "absolute";
+  read.text("position_embedding_type", positions);
+  if (positions != "absolute") {
+    throw input_error(source, "position_embedding_type \"absolute\"", shown(positions));
+  }
+  bool decoder = false;
+  read.flag("is_decoder", decoder);
+  if (decoder) throw input_error(source, "an encoder", "is_decoder true");
+  return config;
+}
+
+tokenizer_config parse_tokenizer_config(std::string_view text, const std::string& source) {
+  const json object = parse_object(text, source);
+  const fields read(object, source);
+  tokenizer_config config;
+  std::string tokenizer = "BertTokenizer";
+  read.text("tokenizer_class", tokenizer);
+  if (tokenizer != "BertTokenizer" && tokenizer != "BertTokenizerFast" &&
+      tokenizer != "PreTrainedTokenizerFast") {
+    throw input_error(source, "tokenizer_class \"BertTokenizer\"", shown(json(tokenizer)));
+  }
+  read.flag("do_lower_case", config.do_lower_case);
+  read.flag("tokenize_chinese_chars", config.tokenize_chinese_chars);
+  if (read.find("strip_accents")) read.flag("strip_accents", config.strip_accents.emplace());
+  read.text("unk_token", config.unk_token);
+  read.text("sep_token", config.sep_token);
+  read.text("pad_token", config.pad_token);
+  read.text("cls_token", config.cls_token);
+  read.text("mask_token", config.mask_token);
+  return config;
+}
+
+fs::path find_model(const std::string& name_or_path) {
+  if (is_folder(name_or_path)) return name_or_path;
+  if (is_file(name_or_path)) throw input_error(name_or_path, "a folder with a model", "a file");
+  if (!is_hub_name(name_or_path)) throw input_error(name_or_path, "a folder with a model", "no such folder");
+
+  const fs::path cache = hub_cache();
+  fs::path repository = repository_folder(cache, name_or_path);
+  // The Hub moved the first models into an organisation, and answers to both names.
+  if (!is_folder(repository) && name_or_path.find('/') == std::string::npos) {
+    repository = repository_folder(cache, "google-bert/" + name_or_path);
+  }
+  if (!is_folder(repository)) {
+    throw input_error(name_or_path, "a folder, or a model in the Hugging Face cache " + cache.string(),
+                      "neither; to get it: hf download " + name_or_path);
+  }
+  return snapshot_of(repository, name_or_path);
+}
+
+fs::path find_weights(const fs::path& folder) {
+  const fs::path weights = folder / "model.safetensors";
+  if (is_file(weights)) return weights;
+  std::string found = "no such file";
+  for (const char* other :
+       {"pytorch_model.bin", "model.safetensors.index.json", "tf_model.h5", "flax_model.msgpack"}) {
+    if (is_file(folder / other)) {
+      found = "only " + std::string(other) + how_to_save;
+      break;
+    }
+  }
+  throw input_error(weights.string(), "the weights", found);
+}
+
+namespace {
+
+/// Transformers 5 saves no vocab.txt: the same tokens are in tokenizer.json, with their numbers.
+std::string vocab_of(const std::string& tokenizer_json, const std::string& source) {
+  const json tokenizer = parse_object(tokenizer_json, source);
+  const auto model = tokenizer.find("model");
+  const std::string expected = "model.vocab of a WordPiece tokenizer, numbered from 0 without gaps";
+  if (model == tokenizer.end() || !model->is_object() || model->value("type", json()) != "WordPiece" ||
+      !model->contains("vocab") || !(*model)["vocab"].is_object()) {
+    throw input_error(source, expected, "none");
+  }
+  const json& vocab = (*model)["vocab"];
+  std::vector<const std::string*> tokens(vocab.size());
+  for (auto entry = vocab.begin(); entry != vocab.end(); ++entry) {
+    const std::size_t number = entry->is_number_unsigned() ? entry->get<std::size_t>() : tokens.size();
+    if (number >= tokens.size() || tokens[number] || entry.key().find('\n') != std::string::npos) {
+      throw input_error(source, expected, shown(entry.key()) + " as " + shown(*entry));
+    }
+    tokens[number] = &entry.key();
+  }
+  std::string text;
+  for (const std::string* token : tokens) (text += *token) += '\n';
+  return text;
+}
+
+}  // namespace
+
+model_files read_model_files(const fs::path& folder) {
+  model_files files;
+  files.config_json = read_file(folder / "config.json", "the configuration of a BERT model");
+  files.config = parse_bert_config(files.config_json, (folder / "config.json").string());
+  if (is_file(folder / "tokenizer_config.json")) {
+    files.tokenizer_config_json = read_file(folder / "tokenizer_config.json");
+    files.tokenizer =
+        parse_tokenizer_config(files.tokenizer_config_json, (folder / "tokenizer_config.json").string());
+  }
+  if (is_file(folder / "tokenizer.json")) files.tokenizer_json = read_file(folder / "tokenizer.json");
+  if (is_file(folder / "vocab.txt") || files.tokenizer_json.empty()) {
+    files.vocab = read_file(folder / "vocab.txt", "a vocabulary, a token a line");
+  } else {
+    files.vocab = vocab_of(files.tokenizer_json, (folder / "tokenizer.json").string());
+  }
+  return files;
+}
+
+void write_model_files(const fs::path& folder, const model_files& files) {
+  const auto write = [&](const char* name, const json& object) {
+    write_file_atomically(folder / name, object.dump(2, ' ', true, json::error_handler_t::replace) + "\n");
+  };
+  const bert_config& config = files.config;
+  json out = files.config_json.empty() ? json::object() : parse_object(files.config_json, "config.json");
+  // They describe another head, or weights that are stored in another way.
+  for (const char* key : {"id2label", "label2id", "num_labels", "problem_type", "finetuning_task",
+                          "quantization_config", "dtype", "_name_or_path"}) {
+    out.erase(key);
+  }
+  out["architectures"] = {"BertForQuestionAnswering"};
+  out["model_type"] = "bert";
+  out["torch_dtype"] = "float32";
+  out["hidden_size"] = config.hidden_size;
+  out["num_hidden_layers"] = config.num_hidden_layers;
+  out["num_attention_heads"] = config.num_attention_heads;
+  out["intermediate_size"] = config.intermediate_size;
+  out["vocab_size"] = config.vocab_size;
+  out["max_position_embeddings"] = config.max_position_embeddings;
+  out["type_vocab_size"] = config.type_vocab_size;
+  out["pad_token_id"] = config.pad_token_id;
+  out["hidden_act"] = config.hidden_act;
+  out["layer_norm_eps"] = config.layer_norm_eps;
+  out["hidden_dropout_prob"] = config.hidden_dropout_prob;
+  out["attention_probs_dropout_prob"] = config.attention_probs_dropout_prob;
+  out["initializer_range"] = config.initializer_range;
+  write("config.json", out);
+
+  const tokenizer_config& tokenizer = files.tokenizer;
+  json tokens = {{"cls_token", tokenizer.cls_token},
+                 {"mask_token", tokenizer.mask_token},
+                 {"pad_token", tokenizer.pad_token},
+                 {"sep_token", tokenizer.sep_token},
+                 {"unk_token", tokenizer.unk_token}};
+  json settings = files.tokenizer_config_json.empty()
+                      ? json{{"model_max_length", config.max_position_embeddings}}
+                      : parse_object(files.tokenizer_config_json, "tokenizer_config.json");
+  if (!settings.contains("tokenizer_class")) settings["tokenizer_class"] = "BertTokenizer";
+  settings["do_lower_case"] = tokenizer.do_lower_case;
+  settings["strip_accents"] = tokenizer.strip_accents ? json(*tokenizer.strip_accents) : json(nullptr);
+  settings["tokenize_chinese_chars"] = tokenizer.tokenize_chinese_chars;
+  for (const auto& [name, token] : tokens.items()) {
+    if (!settings.contains(name)) settings[name] = token;
+  }
+  write("tokenizer_config.json", settings);
+  write("special_tokens_map.json", tokens);
+  write_file_atomically(folder / "vocab.txt", files.vocab);
+  if (!files.tokenizer_json.empty()) write_file_atomically(folder / "tokenizer.json", files.tokenizer_json);
+}
+
+squad_paths find_squad(const std::string& dataset_name, const fs::path& folder, bool need_train,
+                       bool need_validation) {
+  if (dataset_name != "squad" && dataset_name != "squad_v2") {
+    throw input_error("--dataset_name", "squad or squad_v2 (other data: --train_file, --validation_file)",
+                      shown(json(dataset_name)));
+  }
+  const std::string version = dataset_name == "squad" ? "v1.1" : "v2.0";
+  const std::string get_it = "; to get it: curl -O https://rajpurkar.github.io/SQuAD-explorer/dataset/";
+  const fs::path place = folder.empty() ? fs::path(environment("SQUAD_DIR")) : folder;
+  if (place.empty()) {
+    throw input_error("--dataset_name " + dataset_name,
+                      "the folder with train-" + version + ".json and dev-" + version +
+                          ".json in --dataset_dir or the environment variable SQUAD_DIR",
+                      "neither" + get_it + "train-" + version + ".json");
+  }
+  if (!is_folder(place)) throw input_error(place.string(), "the folder with SQuAD's files", "no such folder");
+  const auto find = [&](const std::string& name, bool needed) {
+    const fs::path path = place / name;
+    if (needed && !is_file(path))
+      throw input_error(path.string(), "SQuAD's file", "no such file" + get_it + name);
+    return path;
+  };
+  return {find("train-" + version + ".json", need_train), find("dev-" + version + ".json", need_validation)};
+}
+
+}  // namespace bert_qa
