@@ -31,7 +31,9 @@ struct alignas(64) tile_config {
 };
 static_assert(sizeof(tile_config) == 64);
 
-inline void load_config(const tile_config& config) { asm volatile("ldtilecfg %0" : : "m"(config) : "memory"); }
+inline void load_config(const tile_config& config) {
+  asm volatile("ldtilecfg %0" : : "m"(config) : "memory");
+}
 
 /// All zero where no configuration is loaded.
 inline void store_config(tile_config& config) { asm volatile("sttilecfg %0" : "=m"(config) : : "memory"); }

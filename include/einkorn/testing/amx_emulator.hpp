@@ -43,9 +43,7 @@ inline bool cpu_has_amx() {
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
   constexpr unsigned needed = 1u << 22 | 1u << 24 | 1u << 25;  // BF16, TILE, INT8
   if ((d & needed) != needed) return false;
-  unsigned low = 0, high = 0;
-  asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  return (low & 3u << 17) == 3u << 17;  // XTILECFG, XTILEDATA
+  return (einkorn::detail::read_xcr0() & 0x60000) == 0x60000;  // XTILECFG, XTILEDATA
 }
 
 namespace detail {
