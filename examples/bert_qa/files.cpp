@@ -46,8 +46,7 @@ struct stat open_for_reading(const fs::path& path, std::string_view what, int& n
   const std::string expected(what);
   number = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (number < 0) {
-    throw input_error(path.string(), expected,
-                      errno == ENOENT ? "no such file" : reason(errno));
+    throw input_error(path.string(), expected, errno == ENOENT ? "no such file" : reason(errno));
   }
   struct stat status {};
   if (::fstat(number, &status) != 0 || S_ISDIR(status.st_mode)) {
@@ -270,8 +269,7 @@ void make_writable_folder(const fs::path& path) {
   if (error) cannot_write(path, error.value());
   const fs::path probe = path / ".write-test";
   const descriptor number(::open(probe.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666));
-  if (number < 0)
-    throw input_error(path.string(), "a folder that can be written", reason(errno));
+  if (number < 0) throw input_error(path.string(), "a folder that can be written", reason(errno));
   ::unlink(probe.c_str());
 }
 
