@@ -1,0 +1,84 @@
+// Conversions against the compiler's own, over every 16-bit pattern and many f32 ones; views.
+#include <doctest/doctest.h>
+#include <bit>
+#include <cmath>
+#include <einkorn/einkorn.hpp>
+
+using namespace einkorn;
+
+TEST_CASE("fp16 to f32 is exact for every pattern") {
+  for (int bits = 0; bits < 65536; ++bits) {
+    const fp16 h = fp16::from_bits(static_cast<std::uint16_t>(bits));
+    const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+    const float value = h;
+    if (exponent == 31) {
+      REQUIRE((mantissa == 0 ? std::isinf(value) : std::isnan(value)));
+    } else {
+      const double expected =
+          exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
+      REQUIRE(std::fabs(static_cast<double>(value)) == expected);
+    }
+    REQUIRE(std::signbit(value) == (bits >> 15 != 0));
+    if (!std::isnan(value)) REQUIRE(fp16(value).bits == bits);
+  }
+}
+
+namespace {
+/// Rounds to `digits` significant bits with least exponent `low` in double, ties to even.
+double rounded(double x, int digits, int low) {
+  if (x == 0 || !std::isfinite(x)) return x;
+  int exponent;
+  std::frexp(x, &exponent);
+  const double unit = std::ldexp(1.0, std::max(exponent - digits, low));
+  return std::nearbyint(x / unit) * unit;
+}
+}  // namespace
+
+TEST_CASE("f32 to bf16 and fp16 rounds to nearest even") {
+  std::uint32_t x = 1;
+  for (int i = 0; i < 2'000'000; ++i) {
+    x = x * 1664525u + 1013904223u;
+    // Every third pattern lies near the middle between two narrow values, where ties and carries are.
+    std::uint32_t bits = x;
+    if (i % 3 == 1) bits = (x & 0xffff0000u) | (0x7ffeu + x % 4);
+    if (i % 3 == 2) bits = (x & 0xffffe000u) | (0x0ffeu + x % 4);
+    const float f = std::bit_cast<float>(bits);
+    if (std::isnan(f)) {
+      REQUIRE(std::isnan(static_cast<float>(bf16(f))));
+      REQUIRE(std::isnan(static_cast<float>(fp16(f))));
+      continue;
+    }
+    const double exact = static_cast<double>(f);
+    double brief = std::fabs(f) < 0x1p-126f ? std::copysign(0.0, exact) : rounded(exact, 8, -133);
+    if (std::fabs(brief) >= 0x1p128) brief = std::copysign(INFINITY, brief);
+    double half = rounded(exact, 11, -24);
+    if (std::fabs(half) >= 65536) half = std::copysign(INFINITY, half);
+    REQUIRE(static_cast<double>(static_cast<float>(bf16(f))) == brief);
+    REQUIRE(static_cast<double>(static_cast<float>(fp16(f))) == half);
+  }
+}
+
+TEST_CASE("views") {
+  float numbers[12] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
+  const matrix_view<float> m(numbers, 3, 3, 4);
+  CHECK(m(2, 1) == 9);
+  CHECK(transpose(m)(1, 2) == 9);
+  CHECK(transpose(transpose(m))(2, 1) == 9);
+  CHECK(m.rows_from(1, 2)(0, 0) == 4);
+  CHECK(m.cols_from(2, 1)(1, 0) == 6);
+  const matrix_view<const float> c = m;
+  CHECK(any_matrix(c).type == dtype::f32);
+  CHECK(dtype_of<const bf16> == dtype::bf16);
+}
+
+TEST_CASE("error texts") {
+  CHECK_THROWS_WITH_AS(detail::require_equal("gemm", "b.rows", 768, "a.cols", 767),
+                       "gemm: b.rows 768 != a.cols 767", error);
+  float x = 0;
+  CHECK_THROWS_WITH_AS(detail::require_plain("softmax", "x", matrix_view<float>(&x, 2, 4, 3)),
+                       "softmax: x.stride 3 < 4, its row length", error);
+  CHECK_THROWS_WITH_AS(detail::require_plain("softmax", "x", matrix_view<float>(nullptr, 2, 4)),
+                       "softmax: x.data is null for 2 x 4", error);
+  CHECK_THROWS_WITH_AS(detail::require_plain("softmax", "x", matrix_view<float>(&x, -1, 4)),
+                       "softmax: x has a negative size: -1 x 4", error);
+}
