@@ -487,3 +487,24 @@ TEST_CASE("a caller's configuration survives a kernel's, its tile data does not"
   const amx::tile_config* const zeros = &now;
   for (std::size_t i = 0; i < 64; ++i) CHECK(reinterpret_cast<const std::uint8_t*>(zeros)[i] == 0);
 }
+
+TEST_CASE("the amx level is emulated inside the scope only, and its self-test runs tile products") {
+  if (cpu_has_amx()) return;
+  if (!einkorn::isa_available(einkorn::isa::avx512_bf16)) {
+    MESSAGE("skipped: the amx level's other instructions need AVX512-BF16");
+    return;
+  }
+  const einkorn::isa before = einkorn::active_isa();
+  CHECK(before != einkorn::isa::amx);
+  CHECK_THROWS_AS(einkorn::force_isa(einkorn::isa::amx), einkorn::error);
+  {
+    amx_emulator emulator;
+    einkorn::force_isa(einkorn::isa::amx);
+    CHECK(einkorn::active_isa() == einkorn::isa::amx);
+    CHECK(emulator.count(amx_op::tdpbf16ps) == 1);
+    CHECK(emulator.count(amx_op::tdpbssd) == 1);
+    CHECK(einkorn::explain().find("emulated") != std::string::npos);
+  }
+  CHECK_FALSE(einkorn::isa_available(einkorn::isa::amx));
+  CHECK(einkorn::active_isa() == before);
+}
