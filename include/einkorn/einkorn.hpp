@@ -2,7 +2,10 @@
 #pragma once
 
 #include "config.hpp"
+#include "dropout.hpp"
 #include "error.hpp"
 #include "executor.hpp"
 #include "isa.hpp"
+#include "layernorm.hpp"
+#include "softmax.hpp"
 #include "types.hpp"

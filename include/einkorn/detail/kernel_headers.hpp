@@ -6,12 +6,15 @@
 // gemm
 
 // softmax
+#include "../kernels/softmax.hpp"
 
 // layernorm
+#include "../kernels/layernorm.hpp"
 
 // activation
 
 // dropout
+#include "../kernels/dropout.hpp"
 
 // embedding
 
