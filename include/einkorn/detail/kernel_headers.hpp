@@ -3,7 +3,7 @@
 
 #include "../kernels/self_test.hpp"
 
-// gemm
+#include "../kernels/gemm.hpp"
 
 // softmax
 #include "../kernels/softmax.hpp"

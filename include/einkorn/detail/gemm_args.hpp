@@ -1,0 +1,33 @@
+/// What gemm.hpp hands to the kernels of a level.
+#pragma once
+
+#include "../epilogue.hpp"
+#include "../executor.hpp"
+
+EINKORN_BEGIN_NAMESPACE
+namespace detail {
+
+struct gemm_args {
+  any_matrix a, b, c;            // the first matrix of each batch
+  const void* packed = nullptr;  // B as gemm_pack of the same level and a's type left it; then b.data is null
+  index batch = 1;
+  // Elements from one matrix of the batch to the next.
+  index batch_a = 0, batch_b = 0, batch_c = 0, batch_preactivation = 0, batch_residual = 0;
+  epilogue e;
+  executor exec;
+  index l1 = 0, l2 = 0, l3 = 0;  // data cache bytes
+  // Called once, before C is touched; null means that only the number of bytes was asked for.
+  void* (*scratch)(void* context, index bytes) = nullptr;
+  void* scratch_context = nullptr;
+};
+
+struct gemm_pack_args {
+  any_matrix b;
+  dtype a_type = dtype::f32;
+  void* out = nullptr;  // null: only *bytes is set
+  index* bytes = nullptr;
+  executor exec;
+};
+
+}  // namespace detail
+EINKORN_END_NAMESPACE

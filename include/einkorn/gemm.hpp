@@ -1,0 +1,211 @@
+/// C = epilogue(A * B): A rows x depth, B depth x cols, C rows x cols.
+///
+///   einkorn::gemm(a, b, c);                                  // C = A B
+///   einkorn::gemm(x, transpose(w), y, {.bias = bias, .act = activation::gelu});
+///   einkorn::packed_matrix w2 = einkorn::pack(transpose(w)); // reorder the weights once
+///   einkorn::gemm(x, w2, y);
+///
+/// Types: A and B each f32, bf16 or fp16, C f32, bf16 or fp16, accumulated in f32; or A u8 or s8, B s8 and
+/// C i32, exact and wrapping modulo 2^32 (epilogue: nothing but beta = 0 or 1).
+/// Views are row-major with strides in elements; A and B may be transposed, C may not. C overlaps neither A
+/// nor B. Zero sizes are allowed: depth == 0 stores epilogue(0).
+/// Error per element before the epilogue: (depth + 2) * 2^-23 * sum|a*b| + eps(C) * |c|; bf16 operands that
+/// are denormal may count as 0. NaN and infinity propagate.
+/// Same level, same bits, for any number of threads; packed and plain B give the same bits.
+/// Allocates nothing once the workspace fits. Throws einkorn::error on a mismatch, before C is touched.
+/// Truth: reference/gemm.hpp.
+#pragma once
+
+#include "allocation.hpp"
+#include "detail/gemm_args.hpp"
+#include "detail/gemm_checks.hpp"
+#include "isa.hpp"
+
+EINKORN_BEGIN_NAMESPACE
+
+/// B in the order in which the micro-kernel of one ISA level reads it, with that level and the types it was
+/// made for. Using it under another level, or with another type of A, throws. Movable, not copyable; may be
+/// shared by threads that only read.
+class packed_matrix {
+ public:
+  packed_matrix() noexcept = default;
+  index rows() const noexcept { return rows_; }  // depth of the product
+  index cols() const noexcept { return cols_; }
+  isa level() const noexcept { return level_; }
+  dtype type() const noexcept { return type_; }      // of the matrix that was packed
+  dtype a_type() const noexcept { return a_type_; }  // of the A it is for; u8 stands for s8 too
+  const void* data() const noexcept { return memory_.data(); }
+  index bytes() const noexcept { return memory_.bytes(); }
+
+ private:
+  friend void pack_into(packed_matrix& out, const any_matrix& b, dtype a_type, const executor& exec);
+  buffer memory_;
+  index rows_ = 0, cols_ = 0;
+  isa level_ = isa::baseline;
+  dtype type_ = dtype::f32, a_type_ = dtype::f32;
+};
+
+/// How the matrices of a batch follow each other, in elements. A stride of 0 uses one matrix for all (not C).
+struct batch_layout {
+  index count = 1;
+  index stride_a = 0, stride_b = 0, stride_c = 0, stride_preactivation = 0, stride_residual = 0;
+};
+
+template <class A, class B, class C>
+concept gemm_types =
+    (real<A> && real<B> && real<C> && !std::is_const_v<C>) ||
+    ((std::is_same_v<std::remove_cv_t<A>, std::uint8_t> ||
+      std::is_same_v<std::remove_cv_t<A>, std::int8_t>)&&std::is_same_v<std::remove_cv_t<B>, std::int8_t> &&
+     std::is_same_v<C, std::int32_t>);
+
+namespace detail {
+
+inline dtype packed_a_type(dtype a) noexcept { return a == dtype::s8 ? dtype::u8 : a; }
+
+inline void set_caches(gemm_args& args) {
+  const cache_sizes sizes = caches();
+  args.l1 = sizes.l1;
+  args.l2 = sizes.l2;
+  args.l3 = sizes.l3;
+}
+
+inline void run_gemm(gemm_args& args, workspace* scratch) {
+  set_caches(args);
+  workspace_lease lease(scratch);
+  args.scratch_context = &lease;
+  args.scratch = [](void* context, index bytes) {
+    return static_cast<workspace_lease*>(context)->reserve(bytes > 0 ? bytes : 64);
+  };
+  kernels().gemm(args);
+}
+
+inline void gemm_any(const any_matrix& a, const any_matrix& b, const any_matrix& c, const epilogue& e,
+                     const batch_layout& batch, const executor& exec, workspace* scratch) {
+  gemm_args args{.a = a,
+                 .b = b,
+                 .c = c,
+                 .batch = batch.count,
+                 .batch_a = batch.stride_a,
+                 .batch_b = batch.stride_b,
+                 .batch_c = batch.stride_c,
+                 .batch_preactivation = batch.stride_preactivation,
+                 .batch_residual = batch.stride_residual,
+                 .e = e,
+                 .exec = exec};
+  check_gemm(args);
+  run_gemm(args, scratch);
+}
+
+inline void gemm_packed(const any_matrix& a, const packed_matrix& b, const any_matrix& c, const epilogue& e,
+                        const executor& exec, workspace* scratch) {
+  require(b.data() != nullptr, "gemm", "b is a packed_matrix that holds nothing");
+  any_matrix shape;
+  shape.rows = b.rows();
+  shape.cols = shape.stride = b.cols();
+  shape.type = b.type();
+  gemm_args args{.a = a, .b = shape, .c = c, .packed = b.data(), .e = e, .exec = exec};
+  check_gemm(args);
+  const isa level = active_isa();
+  if (b.level() != level) [[unlikely]]
+    fail(std::string("gemm: b was packed for ISA level '") + name(b.level()) + "', but '" + name(level) +
+         "' runs");
+  if (b.a_type() != packed_a_type(a.type)) [[unlikely]]
+    fail(std::string("gemm: b was packed for a of type ") + name(b.a_type()) + ", but a is " + name(a.type));
+  run_gemm(args, scratch);
+}
+
+}  // namespace detail
+
+/// The formula at the top. The executor runs the tasks; the workspace, if given, serves as scratch memory.
+template <class A, class B, class C>
+requires gemm_types<A, B, C>
+void gemm(const matrix_view<A>& a, const matrix_view<B>& b, const matrix_view<C>& c, const epilogue& e = {},
+          const executor& exec = default_executor(), workspace* scratch = nullptr) {
+  detail::gemm_any(a, b, c, e, {}, exec, scratch);
+}
+
+/// count products; matrix i of A starts at a.data + i * stride_a. The same bias serves them all.
+template <class A, class B, class C>
+requires gemm_types<A, B, C>
+void gemm_batched(const matrix_view<A>& a, const matrix_view<B>& b, const matrix_view<C>& c,
+                  const batch_layout& batch, const epilogue& e = {},
+                  const executor& exec = default_executor(), workspace* scratch = nullptr) {
+  detail::gemm_any(a, b, c, e, batch, exec, scratch);
+}
+
+/// With B packed by pack(): for weights that are used many times.
+template <class A, class C>
+void gemm(const matrix_view<A>& a, const packed_matrix& b, const matrix_view<C>& c, const epilogue& e = {},
+          const executor& exec = default_executor(), workspace* scratch = nullptr) {
+  detail::gemm_packed(a, b, c, e, exec, scratch);
+}
+
+/// Packs b (depth x cols, possibly transposed) into `out`, whose memory is kept where it fits.
+inline void pack_into(packed_matrix& out, const any_matrix& b, dtype a_type, const executor& exec) {
+  detail::require_matrix("pack", "b", b);
+  detail::check_operand_types("pack", a_type, b.type);
+  index bytes = 0;
+  detail::gemm_pack_args args{.b = b, .a_type = detail::packed_a_type(a_type), .bytes = &bytes, .exec = exec};
+  const detail::kernel_table& table = detail::kernels();
+  table.gemm_pack(args);
+  if (bytes < 64) bytes = 64;
+  if (out.memory_.bytes() < bytes) {
+    out.memory_ = buffer();
+    out.memory_ = buffer(bytes);
+  }
+  args.out = out.memory_.data();
+  table.gemm_pack(args);
+  out.rows_ = b.rows;
+  out.cols_ = b.cols;
+  out.level_ = table.level;
+  out.type_ = b.type;
+  out.a_type_ = args.a_type;
+}
+
+/// B packed for the active level, for products with an A of the same type (s8: of u8 and of s8).
+template <class B>
+packed_matrix pack(const matrix_view<B>& b, const executor& exec = default_executor()) {
+  packed_matrix out;
+  pack_into(out, b, dtype_of<B>, exec);
+  return out;
+}
+
+/// The same for an A of another type.
+template <class B>
+packed_matrix pack(const matrix_view<B>& b, dtype a_type, const executor& exec = default_executor()) {
+  packed_matrix out;
+  pack_into(out, b, a_type, exec);
+  return out;
+}
+
+/// Bytes of scratch memory that the same call of gemm_batched (or gemm, with {}) takes on the active level:
+/// a workspace of that size never grows in it.
+template <class A, class B, class C>
+requires gemm_types<A, B, C> index gemm_workspace(const matrix_view<A>& a, const matrix_view<B>& b,
+                                                  const matrix_view<C>& c, const batch_layout& batch = {},
+                                                  const epilogue& e = {},
+                                                  const executor& exec = default_executor()) {
+  index bytes = 0;
+  detail::gemm_args args{.a = a,
+                         .b = b,
+                         .c = c,
+                         .batch = batch.count,
+                         .batch_a = batch.stride_a,
+                         .batch_b = batch.stride_b,
+                         .batch_c = batch.stride_c,
+                         .e = e,
+                         .exec = exec};
+  detail::check_gemm(args);
+  detail::set_caches(args);
+  args.scratch_context = &bytes;
+  args.scratch = [](void* context, index wanted) -> void* {
+    *static_cast<index*>(context) = wanted;
+    return nullptr;
+  };
+  detail::kernels().gemm(args);
+  return bytes;
+}
+
+EINKORN_END_NAMESPACE
+
+#include "detail/implementation.hpp"

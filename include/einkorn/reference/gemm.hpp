@@ -1,0 +1,90 @@
+/// What gemm.hpp computes, as plain loops in double: the truth of its tests.
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "../epilogue.hpp"
+#include "../types.hpp"
+
+EINKORN_BEGIN_NAMESPACE
+namespace reference {
+
+/// bf16 instructions take denormal operands as zero.
+inline double value(float x) { return x; }
+inline double value(fp16 x) { return static_cast<float>(x); }
+inline double value(bf16 x) {
+  const double v = static_cast<float>(x);
+  return std::abs(v) < 0x1p-126 ? 0.0 : v;
+}
+
+inline double element(const any_matrix& m, index row, index col) {
+  const index i = m.transposed ? col * m.stride + row : row * m.stride + col;
+  if (m.type == dtype::bf16) return value(static_cast<const bf16*>(m.data)[i]);
+  if (m.type == dtype::fp16) return value(static_cast<const fp16*>(m.data)[i]);
+  return static_cast<const float*>(m.data)[i];
+}
+
+inline double activate(activation act, double x) {
+  switch (act) {
+    case activation::gelu:
+      return 0.5 * x * std::erfc(-x * std::sqrt(0.5));
+    case activation::gelu_tanh:
+      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+    case activation::relu:
+      return x < 0 ? 0 : x;  // NaN stays
+    case activation::tanh:
+      return std::tanh(x);
+    default:
+      return x;
+  }
+}
+
+/// Results in double, rows * cols each; the caller rounds. magnitude is sum|a*b|, which error bounds need.
+struct gemm_result {
+  std::vector<double> c, preactivation, magnitude;
+};
+
+template <class A, class B, class C>
+gemm_result gemm(const matrix_view<A>& a, const matrix_view<B>& b, const matrix_view<C>& c,
+                 const epilogue& e = {}) {
+  gemm_result result;
+  for (index row = 0; row < a.rows; ++row) {
+    for (index col = 0; col < b.cols; ++col) {
+      double sum = 0, magnitude = 0;
+      for (index k = 0; k < a.cols; ++k) {
+        const double product = value(a(row, k)) * value(b(k, col));
+        sum += product;
+        magnitude += std::abs(product);
+      }
+      double v = e.alpha * sum;
+      if (e.beta != 0) v += e.beta * static_cast<double>(c(row, col));
+      if (e.bias != nullptr) v += e.bias[col];
+      result.preactivation.push_back(v);
+      v = activate(e.act, v);
+      if (e.residual.data != nullptr) v += element(e.residual, row, col);
+      result.c.push_back(v);
+      result.magnitude.push_back(magnitude);
+    }
+  }
+  return result;
+}
+
+/// The integer product modulo 2^32, plus C where accumulate.
+template <class A, class B>
+std::vector<std::int32_t> gemm_int(const matrix_view<A>& a, const matrix_view<B>& b,
+                                   const matrix_view<std::int32_t>& c, bool accumulate = false) {
+  std::vector<std::int32_t> result;
+  for (index row = 0; row < a.rows; ++row) {
+    for (index col = 0; col < b.cols; ++col) {
+      std::uint32_t sum = accumulate ? static_cast<std::uint32_t>(c(row, col)) : 0;
+      for (index k = 0; k < a.cols; ++k)
+        sum += static_cast<std::uint32_t>(std::int32_t{a(row, k)} * std::int32_t{b(k, col)});
+      result.push_back(static_cast<std::int32_t>(sum));
+    }
+  }
+  return result;
+}
+
+}  // namespace reference
+EINKORN_END_NAMESPACE
