@@ -1,0 +1,239 @@
+/// exp, log, erf, tanh and the two GELUs with their derivatives, on the vector of the level.
+///
+/// Worst errors over all 2^32 floats (tests/math_test.cpp measures them; ulp of the exact result):
+///   exp     1.0 ulp   denormal results included; exp(x) = 0 below -103.98, infinity above 88.73
+///   log     1.0 ulp   denormal arguments included; log(+-0) = -infinity, log(x < 0) = NaN
+///   erf     2.5 ulp   erf(-0) = -0
+///   tanh    2.5 ulp   tanh(-0) = -0
+/// The GELUs are bounded in absolute terms, see there. NaN gives NaN everywhere. No result depends on the
+/// compiler's contraction: the baseline level rounds products and sums separately, the others fuse them.
+#pragma once
+
+#include "math_tables.hpp"
+#include "simd.hpp"
+
+EINKORN_BEGIN_LEVEL
+
+namespace math {
+
+// min and max that hand a NaN in `x` through: x86 returns the second operand when either is NaN.
+#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+inline vf at_most(vf bound, vf x) { return _mm512_min_ps(bound, x); }
+inline vf at_least(vf bound, vf x) { return _mm512_max_ps(bound, x); }
+inline vf magnitude(vf x) { return _mm512_abs_ps(x); }
+/// |x| with the sign of y
+inline vf with_sign_of(vf x, vf y) {
+  return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(_mm512_set1_epi32(0x7fffffff), _mm512_castps_si512(x),
+                                                       _mm512_castps_si512(y), 0xca));
+}
+inline vf select_less(vf a, vf b, vf yes, vf no) {  // a < b ? yes : no
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+}
+inline vf minus_product(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }  // c - a * b
+#elif EINKORN_LEVEL_AT_LEAST_AVX2
+inline vf at_most(vf bound, vf x) { return _mm256_min_ps(bound, x); }
+inline vf at_least(vf bound, vf x) { return _mm256_max_ps(bound, x); }
+inline vf magnitude(vf x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+inline vf with_sign_of(vf x, vf y) {
+  return _mm256_or_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), x), _mm256_and_ps(_mm256_set1_ps(-0.0f), y));
+}
+inline vf select_less(vf a, vf b, vf yes, vf no) {
+  return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
+inline vf minus_product(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
+#else
+inline vf at_most(vf bound, vf x) { return _mm_min_ps(bound, x); }
+inline vf at_least(vf bound, vf x) { return _mm_max_ps(bound, x); }
+inline vf magnitude(vf x) { return _mm_andnot_ps(_mm_set1_ps(-0.0f), x); }
+inline vf with_sign_of(vf x, vf y) {
+  return _mm_or_ps(_mm_andnot_ps(_mm_set1_ps(-0.0f), x), _mm_and_ps(_mm_set1_ps(-0.0f), y));
+}
+inline vf select_less(vf a, vf b, vf yes, vf no) {
+  const __m128 less = _mm_cmplt_ps(a, b);
+  return _mm_or_ps(_mm_and_ps(less, yes), _mm_andnot_ps(less, no));
+}
+inline vf minus_product(vf a, vf b, vf c) { return _mm_sub_ps(c, _mm_mul_ps(a, b)); }
+#endif
+
+/// c[0] + x * (c[1] + x * ...)
+template <int Count>
+inline vf horner(vf x, const float (&c)[Count]) {
+  vf sum = broadcast(c[Count - 1]);
+  for (int k = Count - 2; k >= 0; --k) sum = fma(sum, x, broadcast(c[k]));
+  return sum;
+}
+
+/// A function of a in [0, 15 / scale] (the caller clamps) as 16 polynomials in u = a * scale - i, where
+/// i = round(a * scale) and |u| <= 1/2. AVX-512 looks a row of coefficients up with one vpermps each.
+template <int Count>
+inline vf piecewise(vf a, float scale, const float (&c)[Count][16]) {
+  // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
+  const vf shifter = broadcast(12582912.0f);
+#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+  const vf shifted = fma(a, broadcast(scale), shifter);
+  const vf u = _mm512_fmsub_ps(a, broadcast(scale), shifted - shifter);
+  const __m512i piece = _mm512_castps_si512(shifted);
+  vf sum = _mm512_permutexvar_ps(piece, _mm512_loadu_ps(c[Count - 1]));
+  for (int k = Count - 2; k >= 0; --k) sum = fma(sum, u, _mm512_permutexvar_ps(piece, _mm512_loadu_ps(c[k])));
+  return sum;
+#elif EINKORN_LEVEL_AT_LEAST_AVX2
+  const vf shifted = fma(a, broadcast(scale), shifter);
+  const vf u = _mm256_fmsub_ps(a, broadcast(scale), shifted - shifter);
+  const __m256i piece = _mm256_castps_si256(shifted);
+  const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(piece, 28));  // sign bit: pieces 8 to 15
+  const auto row = [&](const float* values) -> vf {
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(_mm256_loadu_ps(values), piece),
+                            _mm256_permutevar8x32_ps(_mm256_loadu_ps(values + 8), piece), upper);
+  };
+  vf sum = row(c[Count - 1]);
+  for (int k = Count - 2; k >= 0; --k) sum = fma(sum, u, row(c[k]));
+  return sum;
+#else
+  const vf scaled = a * broadcast(scale);
+  const vf shifted = scaled + shifter;
+  const vf u = scaled - (shifted - shifter);
+  const __m128i piece = _mm_and_si128(_mm_castps_si128(shifted), _mm_set1_epi32(15));
+  alignas(16) int at[4];
+  _mm_store_si128(reinterpret_cast<__m128i*>(at), piece);
+  const auto row = [&](const float* values) -> vf {
+    return _mm_setr_ps(values[at[0]], values[at[1]], values[at[2]], values[at[3]]);
+  };
+  vf sum = row(c[Count - 1]);
+  for (int k = Count - 2; k >= 0; --k) sum = fma(sum, u, row(c[k]));
+  return sum;
+#endif
+}
+
+// ln 2 in two parts: the upper has 9 trailing zero bits, so that n * upper is exact without FMA.
+inline constexpr float ln2_upper = 0x1.62e4p-1f, ln2_lower = 0x1.7f7d1cp-20f;
+inline constexpr float exp_coefficients[] = {1.0f,          1.0f,           0.5f,          0.166665778f,
+                                             0.0416665561f, 0.00836317334f, 0.00139261759f};
+inline constexpr float log_coefficients[] = {0.333333343f, -0.250000566f,  0.200001404f,
+                                             -0.16660817f, 0.142683074f,   -0.126393154f,
+                                             0.116806716f, -0.0956129506f, 0.0428715795f};
+inline constexpr float tanh_coefficients[] = {-0.333333284f, 0.133327693f, -0.0538509078f, 0.0209971797f,
+                                              -0.00609671418f};
+
+}  // namespace math
+
+/// e^x. AVX-512: 13 instructions.
+inline vf exp(vf x) {
+  // Beyond these the result is infinity or 0 anyway; the clamp keeps n * ln 2 accurate.
+  x = math::at_least(broadcast(-105.0f), math::at_most(broadcast(89.0f), x));
+  const vf shifter = broadcast(12582912.0f);
+  const vf shifted = fma(x, broadcast(1.44269504f), shifter);
+  const vf n = shifted - shifter;
+  const vf r = math::minus_product(n, broadcast(math::ln2_lower),
+                                   math::minus_product(n, broadcast(math::ln2_upper), x));
+  const vf p = math::horner(r, math::exp_coefficients);
+#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+  return _mm512_scalef_ps(p, n);
+#elif EINKORN_LEVEL_AT_LEAST_AVX2
+  // 2^n in two factors, for n from -151 to 128: the first product is exact.
+  const __m256i whole = _mm256_sub_epi32(_mm256_castps_si256(shifted), _mm256_castps_si256(shifter));
+  const __m256i half = _mm256_srai_epi32(whole, 1);
+  const __m256i bias = _mm256_set1_epi32(127);
+  const vf first = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
+  const vf second =
+      _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(whole, half), bias), 23));
+  return p * first * second;
+#else
+  const __m128i whole = _mm_sub_epi32(_mm_castps_si128(shifted), _mm_castps_si128(shifter));
+  const __m128i half = _mm_srai_epi32(whole, 1);
+  const __m128i bias = _mm_set1_epi32(127);
+  const vf first = _mm_castsi128_ps(_mm_slli_epi32(_mm_add_epi32(half, bias), 23));
+  const vf second = _mm_castsi128_ps(_mm_slli_epi32(_mm_add_epi32(_mm_sub_epi32(whole, half), bias), 23));
+  return p * first * second;
+#endif
+}
+
+/// Natural logarithm: x = 2^e * (1 + f) with 1 + f in [0.75, 1.5).
+inline vf log(vf x) {
+#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+  // For 0 and infinity getexp is -infinity and infinity, getmant 1; a negative mantissa is NaN.
+  const vf m = _mm512_getmant_ps(x, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_nan);
+  const vf e = _mm512_sub_ps(_mm512_getexp_ps(x), _mm512_getexp_ps(m));
+#elif EINKORN_LEVEL_AT_LEAST_AVX2
+  const __m256 tiny = _mm256_cmp_ps(x, _mm256_set1_ps(0x1p-126f), _CMP_LT_OQ);
+  const __m256i bits =
+      _mm256_castps_si256(_mm256_blendv_ps(x, _mm256_mul_ps(x, _mm256_set1_ps(0x1p23f)), tiny));
+  const __m256i three_quarters = _mm256_set1_epi32(0x3f400000);
+  const __m256i whole = _mm256_srai_epi32(_mm256_sub_epi32(bits, three_quarters), 23);
+  const vf m = _mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(whole, 23)));
+  const vf e = _mm256_sub_ps(_mm256_cvtepi32_ps(whole), _mm256_and_ps(tiny, _mm256_set1_ps(23.0f)));
+#else
+  const __m128 tiny = _mm_cmplt_ps(x, _mm_set1_ps(0x1p-126f));
+  const __m128 scaled = _mm_mul_ps(x, _mm_set1_ps(0x1p23f));
+  const __m128i bits = _mm_castps_si128(_mm_or_ps(_mm_and_ps(tiny, scaled), _mm_andnot_ps(tiny, x)));
+  const __m128i three_quarters = _mm_set1_epi32(0x3f400000);
+  const __m128i whole = _mm_srai_epi32(_mm_sub_epi32(bits, three_quarters), 23);
+  const vf m = _mm_castsi128_ps(_mm_sub_epi32(bits, _mm_slli_epi32(whole, 23)));
+  const vf e = _mm_sub_ps(_mm_cvtepi32_ps(whole), _mm_and_ps(tiny, _mm_set1_ps(23.0f)));
+#endif
+  const vf f = m - broadcast(1.0f);
+  const vf square = f * f;
+  vf low = fma(f, math::horner(f, math::log_coefficients), broadcast(-0.5f)) * square;
+  low = fma(e, broadcast(math::ln2_lower), low);
+  const vf result = fma(e, broadcast(math::ln2_upper), f + low);
+#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+  return result;
+#else
+  const float infinity = __builtin_inff();
+  // 0 gives -infinity, what is below it NaN; infinity and NaN give themselves.
+  const vf special =
+      math::select_less(x, broadcast(0.0f), broadcast(__builtin_nanf("")), broadcast(-infinity)) + (x - x);
+  const vf usual = math::select_less(x, broadcast(infinity), result, x);
+  return math::select_less(broadcast(0.0f), x, usual, special);
+#endif
+}
+
+/// 2 / sqrt(pi) times the integral of e^(-t^2) from 0 to x, as x * (erf(x) / x).
+inline vf erf(vf x) {
+  const vf a = math::at_most(broadcast(math::erf_clamp), math::magnitude(x));
+  return math::with_sign_of(a * math::piecewise(a, math::erf_scale, math::erf_table), x);
+}
+
+inline vf tanh(vf x) {
+  // Below 0.625 an odd polynomial, elsewhere 1 - 2 / (e^2a + 1), which is 1 from 9.02 on.
+  const vf a = math::at_most(broadcast(10.0f), math::magnitude(x));
+  const vf square = a * a;
+  const vf small = fma(a * square, math::horner(square, math::tanh_coefficients), a);
+  const vf large = broadcast(1.0f) - broadcast(2.0f) / (exp(a + a) + broadcast(1.0f));
+  return math::with_sign_of(math::select_less(a, broadcast(0.625f), small, large), x);
+}
+
+// With a = |x| and Q(a) = Phi(-a), the Gaussian tail, x * Phi(x) = max(x, 0) - a * Q(a): accurate on both
+// sides, where 0.5 * x * (1 + erf(x / sqrt(2))) cancels for negative x. Q is one piecewise polynomial,
+// 0 from 5.75 (5.5 for the tanh form) on, where a * Q(a) < 2.6e-8. AVX-512: 17 instructions.
+
+/// x * Phi(x), the GELU with erf. gelu(-infinity) = -0.
+inline vf gelu(vf x) {
+  const vf a = math::at_most(broadcast(math::gelu_clamp), math::magnitude(x));
+  return math::minus_product(a, math::piecewise(a, math::gelu_scale, math::gelu_table),
+                             math::at_least(broadcast(0.0f), x));
+}
+
+/// x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2: hidden_act gelu_new or gelu_pytorch_tanh.
+inline vf gelu_tanh(vf x) {
+  const vf a = math::at_most(broadcast(math::gelu_tanh_clamp), math::magnitude(x));
+  return math::minus_product(a, math::piecewise(a, math::gelu_tanh_scale, math::gelu_tanh_table),
+                             math::at_least(broadcast(0.0f), x));
+}
+
+// The derivative at -a is D(a), at +a 1 - D(a).
+
+/// Phi(x) + x * phi(x), the derivative of gelu.
+inline vf gelu_derivative(vf x) {
+  const vf a = math::at_most(broadcast(math::gelu_derivative_clamp), math::magnitude(x));
+  const vf d = math::piecewise(a, math::gelu_derivative_scale, math::gelu_derivative_table);
+  return math::select_less(broadcast(0.0f), x, broadcast(1.0f) - d, d);
+}
+
+/// The derivative of gelu_tanh.
+inline vf gelu_tanh_derivative(vf x) {
+  const vf a = math::at_most(broadcast(math::gelu_tanh_derivative_clamp), math::magnitude(x));
+  const vf d = math::piecewise(a, math::gelu_tanh_derivative_scale, math::gelu_tanh_derivative_table);
+  return math::select_less(broadcast(0.0f), x, broadcast(1.0f) - d, d);
+}
+
+EINKORN_END_LEVEL
