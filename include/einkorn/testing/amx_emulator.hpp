@@ -147,12 +147,7 @@ inline void amx_raise_protection(const ucontext_t& context) {
   sigemptyset(&only);
   sigaddset(&only, SIGSEGV);
   pthread_sigmask(SIG_BLOCK, &only, nullptr);
-  siginfo_t info = {};
-  info.si_signo = SIGSEGV;
-  info.si_code = SI_KERNEL;
-  const long thread = syscall(SYS_gettid);
-  if (syscall(SYS_rt_tgsigqueueinfo, getpid(), thread, SIGSEGV, &info) != 0)
-    syscall(SYS_tgkill, getpid(), thread, SIGSEGV);
+  syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), SIGSEGV);
   if (sigismember(&context.uc_sigmask, SIGSEGV) == 1) {  // a blocked fault kills
     signal(SIGSEGV, SIG_DFL);
     pthread_sigmask(SIG_UNBLOCK, &only, nullptr);
@@ -181,8 +176,8 @@ inline void amx_forward(int number, siginfo_t* info, void* raw_context) {
 }
 
 /// Carries out the instruction that was trapped and all tile instructions that follow it directly: a trap
-/// costs more than most of them.
-inline void amx_handler(int number, siginfo_t* info, void* raw_context) {
+/// costs more than most of them. qemu-user 7.2 calls handlers with a misaligned stack.
+[[gnu::force_align_arg_pointer]] inline void amx_handler(int number, siginfo_t* info, void* raw_context) {
   auto& context = *static_cast<ucontext_t*>(raw_context);
   const int saved_errno = errno;
   bool executed = false;
