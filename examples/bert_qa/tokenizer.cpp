@@ -69,24 +69,45 @@ tokenizer_options parse_tokenizer_config(std::string_view bytes, const std::stri
   const nlohmann::json config = parse_json(bytes, name);
   const json_place root{name, ""};
   require_kind(config, json_kind::object, root);
-  tokenizer_options options;
-  const auto read_flag = [&](const char* key, bool null_allowed) -> std::optional<bool> {
+  const auto find = [&](const char* key) {
     const auto at = config.find(key);
-    if (at == config.end() || (null_allowed && at->is_null())) return std::nullopt;
-    require_kind(*at, json_kind::boolean, root.key(key));
-    return at->get<bool>();
+    return at == config.end() || at->is_null() ? nullptr : &*at;
   };
-  if (const auto flag = read_flag("do_lower_case", false)) options.do_lower_case = *flag;
-  if (const auto flag = read_flag("tokenize_chinese_chars", true)) options.tokenize_chinese_chars = *flag;
-  options.strip_accents = read_flag("strip_accents", true);
-  if (const auto at = config.find("tokenizer_class"); at != config.end() && !at->is_null()) {
-    require_kind(*at, json_kind::string, root.key("tokenizer_class"));
-    std::string kind = at->get<std::string>();
-    if (kind.ends_with("Fast")) kind.resize(kind.size() - 4);
-    if (kind != "BertTokenizer" && kind != "DistilBertTokenizer" && kind != "ElectraTokenizer" &&
-        kind != "PreTrainedTokenizer" && kind != "TokenizersBackend") {
-      throw input_error(root.key("tokenizer_class").text(), "BertTokenizer", quote(at->get<std::string>()));
+  tokenizer_options options;
+  const auto flag = [&](const char* key, bool otherwise) {
+    const nlohmann::json* value = find(key);
+    if (value == nullptr) return otherwise;
+    require_kind(*value, json_kind::boolean, root.key(key));
+    return value->get<bool>();
+  };
+  options.do_lower_case = flag("do_lower_case", true);
+  options.tokenize_chinese_chars = flag("tokenize_chinese_chars", true);
+  if (find("strip_accents") != nullptr) options.strip_accents = flag("strip_accents", true);
+  const auto text = [&](const char* key, std::string& into) {
+    const nlohmann::json* value = find(key);
+    json_place place = root.key(key);
+    if (value == nullptr) return;
+    if (value->is_object()) {  // an AddedToken: {"content": "[UNK]", …}
+      value = &require_member(*value, "content", json_kind::string, place);
+      place = place.key("content");
     }
+    require_kind(*value, json_kind::string, place);
+    into = value->get<std::string>();
+    if (into.empty()) throw input_error(place.text(), "a token", "an empty string");
+  };
+  text("unk_token", options.unk_token);
+  text("sep_token", options.sep_token);
+  text("pad_token", options.pad_token);
+  text("cls_token", options.cls_token);
+  text("mask_token", options.mask_token);
+  std::string kind = "BertTokenizer";
+  text("tokenizer_class", kind);
+  const std::string_view name_of_kind =
+      std::string_view(kind).substr(0, kind.size() - (kind.ends_with("Fast") ? 4 : 0));
+  if (name_of_kind != "BertTokenizer" && name_of_kind != "DistilBertTokenizer" &&
+      name_of_kind != "ElectraTokenizer" && name_of_kind != "PreTrainedTokenizer" &&
+      name_of_kind != "TokenizersBackend") {
+    throw input_error(root.key("tokenizer_class").text(), "BertTokenizer", quote(kind));
   }
   return options;
 }
@@ -107,21 +128,28 @@ tokenizer::tokenizer(std::string_view vocabulary, const tokenizer_options& optio
     for (const char32_t c : unicode::decode(line)) node = add_child(node, c);
     if (node != 0) node_ids_[static_cast<std::size_t>(node)] = id;
   }
-  const auto required = [&](const char* token) {
+  const auto required = [&](const std::string& token) {
     const auto id = to_id(token);
     if (!id) {
-      throw input_error(name, std::string("a vocabulary with ") + token,
+      throw input_error(name, "a vocabulary with " + token,
                         std::to_string(tokens_.size()) + " tokens without it");
     }
     return *id;
   };
-  pad_id_ = required("[PAD]");
-  unk_id_ = required("[UNK]");
-  cls_id_ = required("[CLS]");
-  sep_id_ = required("[SEP]");
-  mask_id_ = to_id("[MASK]");
-  special_ = {{U"[PAD]", pad_id_}, {U"[UNK]", unk_id_}, {U"[CLS]", cls_id_}, {U"[SEP]", sep_id_}};
-  if (mask_id_) special_.emplace_back(U"[MASK]", *mask_id_);
+  pad_id_ = required(options.pad_token);
+  unk_id_ = required(options.unk_token);
+  cls_id_ = required(options.cls_token);
+  sep_id_ = required(options.sep_token);
+  mask_id_ = to_id(options.mask_token);
+  for (const std::string* token : {&options.pad_token, &options.unk_token, &options.cls_token,
+                                   &options.sep_token, &options.mask_token}) {
+    const auto id = to_id(*token);
+    if (id) special_.emplace_back(unicode::decode(*token), *id);
+  }
+  // where two begin at one place, the longer
+  std::stable_sort(special_.begin(), special_.end(),
+                   [](const auto& a, const auto& b) { return a.first.size() > b.first.size(); });
+  for (const auto& [token, id] : special_) special_begin_ += token[0];
   if (const std::int32_t sharp = child(0, '#'); sharp != no_node) continuation_ = child(sharp, '#');
 }
 
@@ -176,7 +204,7 @@ std::vector<token> tokenizer::encode(std::string_view utf8) const {
   std::vector<token> out;
   out.reserve(text.size() / 4 + 4);
   std::size_t plain = 0;  // where the text begins that has not been encoded yet
-  for (std::size_t at = all.find(U'['); at != std::u32string_view::npos; at = all.find(U'[', at)) {
+  for (std::size_t at = 0; (at = all.find_first_of(special_begin_, at)) != std::u32string_view::npos;) {
     const auto special = std::find_if(special_.begin(), special_.end(), [&](const auto& candidate) {
       return all.substr(at, candidate.first.size()) == candidate.first;
     });

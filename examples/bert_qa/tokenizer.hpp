@@ -4,15 +4,19 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace bert_qa {
 
-/// How text is cleaned before it is looked up: the keys of tokenizer_config.json.
+/// How text is cleaned before it is looked up, and the names of the special tokens: the keys of
+/// tokenizer_config.json, with BertTokenizer's defaults.
 struct tokenizer_options {
   bool do_lower_case = true;
   std::optional<bool> strip_accents;  ///< not set (null): as do_lower_case says
   bool tokenize_chinese_chars = true;
+  std::string unk_token = "[UNK]", sep_token = "[SEP]", pad_token = "[PAD]", cls_token = "[CLS]",
+              mask_token = "[MASK]";
 };
 
 /// Reads the options from the bytes of tokenizer_config.json; `name` is the file in error messages.
@@ -36,7 +40,7 @@ class tokenizer {
  public:
   /// vocabulary: the bytes of vocab.txt, a token a line, the id is the line number from 0. A token that
   /// appears twice has the later id. `name` is the file in error messages.
-  /// Throws input_error if it is not UTF-8, or lacks one of [PAD], [UNK], [CLS], [SEP].
+  /// Throws input_error if it is not UTF-8, or lacks one of the options' pad, unk, cls, sep tokens.
   tokenizer(std::string_view vocabulary, const tokenizer_options& options, const std::string& name);
 
   /// Without [CLS] and [SEP].
@@ -77,7 +81,8 @@ class tokenizer {
   std::int32_t continuation_ = no_node;  // the node of "##", where all but a word's first piece begin
   std::int32_t pad_id_ = 0, unk_id_ = 0, cls_id_ = 0, sep_id_ = 0;
   std::optional<std::int32_t> mask_id_;
-  std::vector<std::pair<std::u32string, std::int32_t>> special_;
+  std::vector<std::pair<std::u32string, std::int32_t>> special_;  // longest first
+  std::u32string special_begin_;                                  // their first characters
 };
 
 }  // namespace bert_qa
