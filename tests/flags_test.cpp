@@ -248,10 +248,10 @@ TEST_CASE("a JSON file as the only argument") {
   CHECK(given.notes.size() == 1);
   CHECK(refused("{\"sed\": 1}") ==
         path + ": --sed: expected a flag that exists, found none; did you mean --seed?");
-  CHECK(refused("{\"seed\": [1]}") == path + ": --seed: expected one value, found array");
+  CHECK(refused("{\"seed\": [1]}") == path + ": --seed: expected one value, found an array");
   CHECK(refused("{\"seed\": \"x\"}") == path + ": --seed: expected a whole number below 2^64, found \"x\"");
-  CHECK(refused("{\"seed\": ") == path + ": expected JSON, found something else at byte 10");
-  CHECK(refused("[1]") == path + ": expected a JSON object of flags, found array");
+  CHECK(refused("{\"seed\": ") == path + ": expected JSON, found its end after 9 bytes");
+  CHECK(refused("[1]") == path + ": expected a JSON object of flags, found an array");
   std::filesystem::remove(path);
   CHECK(message_of<input_error>([&] { parse_flags(std::vector{path}); }) ==
         path + ": expected a JSON file of flags, found no such file");

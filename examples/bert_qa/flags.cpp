@@ -15,17 +15,12 @@
 
 #include "files.hpp"
 #include "input_error.hpp"
+#include "json_input.hpp"
 
 namespace bert_qa {
 namespace {
 
 constexpr std::int64_t many = 1'000'000'000;
-
-std::string shown(const std::string& value) {
-  std::string text(1, '"');
-  for (const char c : value.substr(0, 80)) text += static_cast<unsigned char>(c) < ' ' ? '?' : c;
-  return text += '"';
-}
 
 /// A number as a person writes it: 3e-05 and not 0.000030.
 std::string written(double value) {
@@ -244,7 +239,7 @@ class declaration {
     add(
         name, "", "", about,
         [name, &value](const std::string& given) {
-          if (!read_boolean(given, value)) throw input_error("--" + name, "true or false", shown(given));
+          if (!read_boolean(given, value)) throw input_error("--" + name, "true or false", quote(given));
         },
         true);
   }
@@ -254,7 +249,7 @@ class declaration {
         name, "", "", about,
         [name, &value](const std::string& given) {
           if (!read_boolean(given, value.emplace()))
-            throw input_error("--" + name, "true or false", shown(given));
+            throw input_error("--" + name, "true or false", quote(given));
         },
         true);
   }
@@ -266,7 +261,7 @@ class declaration {
     const std::string range = largest == many ? "a whole number of at least " + std::to_string(smallest)
                                               : "a whole number from " + std::to_string(smallest) + " to " +
                                                     std::to_string(largest);
-    throw input_error("--" + name, range, shown(given));
+    throw input_error("--" + name, range, quote(given));
   }
 
   void whole(const std::string& name, std::int64_t& value, std::int64_t smallest, std::int64_t largest,
@@ -287,7 +282,7 @@ class declaration {
   void natural(const std::string& name, std::uint64_t& value, const char* about) {
     add(name, "N", std::to_string(value), about, [=, &value](const std::string& given) {
       if (!read_number(given, value))
-        throw input_error("--" + name, "a whole number below 2^64", shown(given));
+        throw input_error("--" + name, "a whole number below 2^64", quote(given));
     });
   }
 
@@ -296,7 +291,7 @@ class declaration {
       double read = 0;
       if (!read_number(given, read) || !(read >= smallest && read <= largest)) {
         throw input_error("--" + name, "a number from " + written(smallest) + " to " + written(largest),
-                          shown(given));
+                          quote(given));
       }
       value = read;
     });
@@ -314,7 +309,7 @@ class declaration {
           return;
         }
       }
-      throw input_error("--" + name, about, shown(given));
+      throw input_error("--" + name, about, quote(given));
     });
   }
 
@@ -346,7 +341,7 @@ named_values with_values(const declaration& known, std::span<const std::string> 
     std::string name = arguments[i];
     if (name == "-h") name = "--help";
     if (name.rfind("--", 0) != 0 || name.size() == 2) {
-      throw input_error("command line", "a flag that begins with --", shown(name));
+      throw input_error("command line", "a flag that begins with --", quote(name));
     }
     const auto equals = name.find('=');
     std::optional<std::string> value;
@@ -361,7 +356,7 @@ named_values with_values(const declaration& known, std::span<const std::string> 
     if (!value) {
       if (i + 1 == arguments.size()) throw input_error("--" + name, "a value", "the end of the command line");
       if (arguments[i + 1].rfind("--", 0) == 0)
-        throw input_error("--" + name, "a value", shown(arguments[i + 1]));
+        throw input_error("--" + name, "a value", quote(arguments[i + 1]));
       value = arguments[++i];
     }
     values.emplace_back(name, *value);
@@ -370,18 +365,13 @@ named_values with_values(const declaration& known, std::span<const std::string> 
 }
 
 named_values from_json(const declaration& known, const std::string& path) {
-  nlohmann::json object;
-  try {
-    object = nlohmann::json::parse(read_file(path, "a JSON file of flags"));
-  } catch (const nlohmann::json::parse_error& error) {
-    throw input_error(path, "JSON", "something else at byte " + std::to_string(error.byte));
-  }
-  if (!object.is_object()) throw input_error(path, "a JSON object of flags", object.type_name());
+  const nlohmann::json object = parse_json(read_file(path, "a JSON file of flags"), path);
+  if (!object.is_object()) throw input_error(path, "a JSON object of flags", describe(object));
   named_values values;
   for (const auto& [name, value] : object.items()) {
     check_name(known, name, values);
     if (value.is_null()) continue;
-    if (value.is_structured()) throw input_error("--" + name, "one value", value.type_name());
+    if (value.is_structured()) throw input_error("--" + name, "one value", describe(value));
     values.emplace_back(name, value.is_string() ? value.get<std::string>() : value.dump());
   }
   return values;

@@ -9,6 +9,7 @@
 
 #include "files.hpp"
 #include "input_error.hpp"
+#include "json_input.hpp"
 
 namespace bert_qa {
 namespace fs = std::filesystem;
@@ -17,20 +18,9 @@ namespace {
 using nlohmann::json;
 
 json parse_object(std::string_view text, const std::string& source) {
-  json parsed;
-  try {
-    parsed = json::parse(text);
-  } catch (const json::parse_error& error) {
-    throw input_error(source, "JSON", "something else at byte " + std::to_string(error.byte));
-  }
-  if (!parsed.is_object()) throw input_error(source, "a JSON object", parsed.type_name());
+  json parsed = parse_json(text, source);
+  require_kind(parsed, json_kind::object, {source, ""});
   return parsed;
-}
-
-std::string shown(const json& value) {
-  std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
-  if (text.size() > 60) text = text.substr(0, 60) + "...";
-  return text;
 }
 
 /// Reads the values of one JSON object, with errors that name the file and the key.
@@ -47,11 +37,11 @@ class fields {
       if (required) throw input_error(source_, expected, "none");
       return;
     }
-    if (!found->is_number_integer()) throw input_error(source_, expected, shown(*found));
+    if (!found->is_number_integer()) throw input_error(source_, expected, describe(*found));
     // A number beyond 2^63 would turn negative.
     const bool huge = found->is_number_unsigned() && found->get<std::uint64_t>() > std::uint64_t{1} << 62;
     value = huge ? largest : found->get<std::int64_t>();
-    if (huge || value < smallest || value > largest) throw input_error(source_, expected, shown(*found));
+    if (huge || value < smallest || value > largest) throw input_error(source_, expected, describe(*found));
   }
 
   template <class Valid>
@@ -59,7 +49,7 @@ class fields {
     const json* found = find(key);
     if (!found) return;
     if (!found->is_number() || !valid(found->get<double>())) {
-      throw input_error(source_, std::string(key) + ", a number " + range, shown(*found));
+      throw input_error(source_, std::string(key) + ", a number " + range, describe(*found));
     }
     value = found->get<double>();
   }
@@ -67,7 +57,8 @@ class fields {
   void flag(const char* key, bool& value) const {
     const json* found = find(key);
     if (!found) return;
-    if (!found->is_boolean()) throw input_error(source_, std::string(key) + ", true or false", shown(*found));
+    if (!found->is_boolean())
+      throw input_error(source_, std::string(key) + ", true or false", describe(*found));
     value = found->get<bool>();
   }
 
@@ -76,7 +67,7 @@ class fields {
     if (!found) return;
     // Older files write a token as an object with its content and how it strips blanks.
     if (found->is_object() && found->contains("content")) found = &(*found)["content"];
-    if (!found->is_string()) throw input_error(source_, std::string(key) + ", a string", shown(*found));
+    if (!found->is_string()) throw input_error(source_, std::string(key) + ", a string", describe(*found));
     value = found->get<std::string>();
   }
 
@@ -139,7 +130,7 @@ fs::path snapshot_of(const fs::path& repository, const std::string& name) {
       revision.pop_back();
     const fs::path snapshot = repository / "snapshots" / revision;
     if (!revision.empty() && revision.find('/') == std::string::npos && is_folder(snapshot)) return snapshot;
-    throw input_error(main.string(), "the name of a folder in snapshots", shown(revision.substr(0, 60)));
+    throw input_error(main.string(), "the name of a folder in snapshots", quote(revision));
   }
   std::vector<fs::path> snapshots;
   std::error_code error;
@@ -161,7 +152,7 @@ hidden_activation bert_config::activation() const {
   if (hidden_act == "gelu") return hidden_activation::gelu;
   if (hidden_act == "gelu_new" || hidden_act == "gelu_pytorch_tanh") return hidden_activation::gelu_tanh;
   if (hidden_act == "relu") return hidden_activation::relu;
-  throw input_error("hidden_act", "gelu, gelu_new, gelu_pytorch_tanh or relu", shown(hidden_act));
+  throw input_error("hidden_act", "gelu, gelu_new, gelu_pytorch_tanh or relu", quote(hidden_act));
 }
 
 bert_config parse_bert_config(std::string_view text, const std::string& source) {
@@ -176,8 +167,8 @@ bert_config parse_bert_config(std::string_view text, const std::string& source) 
                               (*architectures)[0].get_ref<const std::string&>().rfind("Bert", 0) == 0;
   if (!named_by_class && (!type || *type != "bert")) {
     throw input_error(source, "model_type \"bert\"",
-                      type            ? shown(*type)
-                      : architectures ? "architectures " + shown(*architectures)
+                      type            ? describe(*type)
+                      : architectures ? "architectures " + describe(*architectures)
                                       : "none");
   }
 
@@ -213,32 +204,11 @@ bert_config parse_bert_config(std::string_view text, const std::string& source) 
   std::string positions = "absolute";
   read.text("position_embedding_type", positions);
   if (positions != "absolute") {
-    throw input_error(source, "position_embedding_type \"absolute\"", shown(positions));
+    throw input_error(source, "position_embedding_type \"absolute\"", quote(positions));
   }
   bool decoder = false;
   read.flag("is_decoder", decoder);
   if (decoder) throw input_error(source, "an encoder", "is_decoder true");
-  return config;
-}
-
-tokenizer_config parse_tokenizer_config(std::string_view text, const std::string& source) {
-  const json object = parse_object(text, source);
-  const fields read(object, source);
-  tokenizer_config config;
-  std::string tokenizer = "BertTokenizer";
-  read.text("tokenizer_class", tokenizer);
-  if (tokenizer != "BertTokenizer" && tokenizer != "BertTokenizerFast" &&
-      tokenizer != "PreTrainedTokenizerFast") {
-    throw input_error(source, "tokenizer_class \"BertTokenizer\"", shown(json(tokenizer)));
-  }
-  read.flag("do_lower_case", config.do_lower_case);
-  read.flag("tokenize_chinese_chars", config.tokenize_chinese_chars);
-  if (read.find("strip_accents")) read.flag("strip_accents", config.strip_accents.emplace());
-  read.text("unk_token", config.unk_token);
-  read.text("sep_token", config.sep_token);
-  read.text("pad_token", config.pad_token);
-  read.text("cls_token", config.cls_token);
-  read.text("mask_token", config.mask_token);
   return config;
 }
 
@@ -290,7 +260,7 @@ std::string vocab_of(const std::string& tokenizer_json, const std::string& sourc
   for (auto entry = vocab.begin(); entry != vocab.end(); ++entry) {
     const std::size_t number = entry->is_number_unsigned() ? entry->get<std::size_t>() : tokens.size();
     if (number >= tokens.size() || tokens[number] || entry.key().find('\n') != std::string::npos) {
-      throw input_error(source, expected, shown(entry.key()) + " as " + shown(*entry));
+      throw input_error(source, expected, quote(entry.key()) + " as " + describe(*entry));
     }
     tokens[number] = &entry.key();
   }
@@ -348,19 +318,20 @@ void write_model_files(const fs::path& folder, const model_files& files) {
   out["initializer_range"] = config.initializer_range;
   write("config.json", out);
 
-  const tokenizer_config& tokenizer = files.tokenizer;
-  json tokens = {{"cls_token", tokenizer.cls_token},
-                 {"mask_token", tokenizer.mask_token},
-                 {"pad_token", tokenizer.pad_token},
-                 {"sep_token", tokenizer.sep_token},
-                 {"unk_token", tokenizer.unk_token}};
+  // BERT's own: a vocabulary without them is refused when it is read.
+  const json tokens = {{"cls_token", "[CLS]"},
+                       {"mask_token", "[MASK]"},
+                       {"pad_token", "[PAD]"},
+                       {"sep_token", "[SEP]"},
+                       {"unk_token", "[UNK]"}};
+  const tokenizer_options& options = files.tokenizer;
   json settings = files.tokenizer_config_json.empty()
                       ? json{{"model_max_length", config.max_position_embeddings}}
                       : parse_object(files.tokenizer_config_json, "tokenizer_config.json");
   if (!settings.contains("tokenizer_class")) settings["tokenizer_class"] = "BertTokenizer";
-  settings["do_lower_case"] = tokenizer.do_lower_case;
-  settings["strip_accents"] = tokenizer.strip_accents ? json(*tokenizer.strip_accents) : json(nullptr);
-  settings["tokenize_chinese_chars"] = tokenizer.tokenize_chinese_chars;
+  settings["do_lower_case"] = options.do_lower_case;
+  settings["strip_accents"] = options.strip_accents ? json(*options.strip_accents) : json(nullptr);
+  settings["tokenize_chinese_chars"] = options.tokenize_chinese_chars;
   for (const auto& [name, token] : tokens.items()) {
     if (!settings.contains(name)) settings[name] = token;
   }
@@ -374,7 +345,7 @@ squad_paths find_squad(const std::string& dataset_name, const fs::path& folder, 
                        bool need_validation) {
   if (dataset_name != "squad" && dataset_name != "squad_v2") {
     throw input_error("--dataset_name", "squad or squad_v2 (other data: --train_file, --validation_file)",
-                      shown(json(dataset_name)));
+                      quote(dataset_name));
   }
   const std::string version = dataset_name == "squad" ? "v1.1" : "v2.0";
   const std::string get_it = "; to get it: curl -O https://rajpurkar.github.io/SQuAD-explorer/dataset/";

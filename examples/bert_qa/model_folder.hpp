@@ -2,9 +2,10 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <optional>
 #include <string>
 #include <string_view>
+
+#include "tokenizer.hpp"
 
 namespace bert_qa {
 
@@ -30,19 +31,10 @@ struct bert_config {
   hidden_activation activation() const;
 };
 
-/// tokenizer_config.json: what a BertTokenizer is told; the defaults are its own.
-struct tokenizer_config {
-  bool do_lower_case = true;
-  std::optional<bool> strip_accents;  ///< nothing said: as do_lower_case
-  bool tokenize_chinese_chars = true;
-  std::string unk_token = "[UNK]", sep_token = "[SEP]", pad_token = "[PAD]", cls_token = "[CLS]",
-              mask_token = "[MASK]";
-};
-
 /// Everything in a model's folder but the weights.
 struct model_files {
   bert_config config;
-  tokenizer_config tokenizer;
+  tokenizer_options tokenizer;  ///< BertTokenizer's defaults where there is no tokenizer_config.json
   std::string vocab;  ///< vocab.txt, a token a line; where that is missing, the same out of tokenizer.json
   /// As they were read, empty where there was none: what we do not know is kept when they are written.
   std::string config_json, tokenizer_config_json, tokenizer_json;
@@ -51,7 +43,6 @@ struct model_files {
 /// `source` names the text in errors. The parts that give a model its shape must be there; the others have
 /// BertConfig's defaults. Throws input_error for another architecture or a value that is out of range.
 bert_config parse_bert_config(std::string_view json, const std::string& source);
-tokenizer_config parse_tokenizer_config(std::string_view json, const std::string& source);
 
 /// A folder, or a name in the local Hugging Face cache (HF_HUB_CACHE, HF_HOME/hub, ~/.cache/huggingface/hub).
 /// Nothing is downloaded: input_error says how to get what is missing.

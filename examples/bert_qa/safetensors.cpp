@@ -12,6 +12,7 @@
 
 #include "files.hpp"
 #include "input_error.hpp"
+#include "json_input.hpp"
 
 namespace bert_qa {
 namespace {
@@ -27,13 +28,6 @@ struct header_entry {
   std::vector<std::uint64_t> shape, offsets;
   bool has_shape = false, has_offsets = false;
 };
-
-std::string shown(std::string_view text) {
-  constexpr std::size_t longest = 60;
-  // dump() escapes line ends and control characters: the message stays one line whatever the file holds.
-  return json(std::string(text.substr(0, longest))).dump(-1, ' ', true, json::error_handler_t::replace) +
-         (text.size() > longest ? "..." : "");
-}
 
 /// Reads the header event by event. A document tree would let a hostile header of 100 MB take gigabytes.
 class header_reader final : public nlohmann::json_sax<json> {
@@ -55,7 +49,7 @@ class header_reader final : public nlohmann::json_sax<json> {
     if (numbers.size() == largest_rank) {
       throw input_error(
           source_,
-          "at most " + std::to_string(largest_rank) + " numbers as " + field_ + " of " + shown(entry_.name),
+          "at most " + std::to_string(largest_rank) + " numbers as " + field_ + " of " + quote(entry_.name),
           "more");
     }
     numbers.push_back(value);
@@ -68,7 +62,7 @@ class header_reader final : public nlohmann::json_sax<json> {
     } else if (place_ == place::entry && field_ == "dtype") {
       entry_.dtype = value;
     } else {
-      return unexpected(shown(value));
+      return unexpected(quote(value));
     }
     return true;
   }
@@ -89,7 +83,7 @@ class header_reader final : public nlohmann::json_sax<json> {
   bool key(std::string& name) override {
     auto& names = place_ == place::top ? names_ : fields_;
     if (!names.insert(name).second) {
-      throw input_error(source_, "every name once in the header", shown(name) + " twice");
+      throw input_error(source_, "every name once in the header", quote(name) + " twice");
     }
     if (place_ == place::top) {
       entry_ = {};
@@ -97,7 +91,7 @@ class header_reader final : public nlohmann::json_sax<json> {
     } else {
       field_ = name;
       if (place_ == place::entry && name != "dtype" && name != "shape" && name != "data_offsets") {
-        throw input_error(source_, "dtype, shape and data_offsets in " + shown(entry_.name), shown(name));
+        throw input_error(source_, "dtype, shape and data_offsets in " + quote(entry_.name), quote(name));
       }
     }
     return true;
@@ -106,7 +100,7 @@ class header_reader final : public nlohmann::json_sax<json> {
   bool end_object() override {
     if (place_ == place::entry) {
       if (entry_.dtype.empty() || !entry_.has_shape || !entry_.has_offsets) {
-        throw input_error(source_, "dtype, shape and data_offsets in " + shown(entry_.name),
+        throw input_error(source_, "dtype, shape and data_offsets in " + quote(entry_.name),
                           "an entry without");
       }
       entries.push_back(std::move(entry_));
@@ -138,14 +132,14 @@ class header_reader final : public nlohmann::json_sax<json> {
 
   bool unexpected(const std::string& found) const {
     std::string expected = "an object of tensors as the header";
-    if (place_ == place::top) expected = "an object for " + shown(entry_.name);
-    if (place_ == place::metadata) expected = "a string for " + shown(field_) + " in __metadata__";
+    if (place_ == place::top) expected = "an object for " + quote(entry_.name);
+    if (place_ == place::metadata) expected = "a string for " + quote(field_) + " in __metadata__";
     if (place_ == place::entry) {
       expected = (field_ == "dtype" ? "a string" : "an array of sizes") + (" as " + field_) + " of " +
-                 shown(entry_.name);
+                 quote(entry_.name);
     }
     if (place_ == place::shape || place_ == place::offsets) {
-      expected = "whole numbers >= 0 as " + field_ + " of " + shown(entry_.name);
+      expected = "whole numbers >= 0 as " + field_ + " of " + quote(entry_.name);
     }
     throw input_error(source_, expected, found);
   }
@@ -255,9 +249,9 @@ safetensors::safetensors(std::span<const std::byte> bytes, std::string source) :
 
   auto& entries = reader.entries;
   for (const header_entry& entry : entries) {
-    const std::string name = shown(entry.name);
+    const std::string name = quote(entry.name);
     const std::size_t element = dtype_size(entry.dtype);
-    if (element == 0) throw input_error(source_, "a known dtype for " + name, shown(entry.dtype));
+    if (element == 0) throw input_error(source_, "a known dtype for " + name, quote(entry.dtype));
     if (entry.offsets.size() != 2) {
       throw input_error(source_, "two data_offsets for " + name, std::to_string(entry.offsets.size()));
     }
@@ -291,7 +285,7 @@ safetensors::safetensors(std::span<const std::byte> bytes, std::string source) :
   for (header_entry& entry : entries) {
     if (entry.offsets[0] != covered) {
       throw input_error(
-          source_, "data of " + shown(entry.name) + " to begin at byte " + std::to_string(covered),
+          source_, "data of " + quote(entry.name) + " to begin at byte " + std::to_string(covered),
           (entry.offsets[0] < covered ? "an overlap: " : "a hole: ") + std::to_string(entry.offsets[0]));
     }
     covered = entry.offsets[1];
@@ -315,14 +309,14 @@ const tensor_view* safetensors::find(std::string_view name) const {
 
 const tensor_view& safetensors::at(std::string_view name) const {
   if (const tensor_view* tensor = find(name)) return *tensor;
-  throw input_error(source_, "a tensor " + shown(name), "none among " + std::to_string(tensors_.size()));
+  throw input_error(source_, "a tensor " + quote(name), "none among " + std::to_string(tensors_.size()));
 }
 
 void safetensors::read_f32(std::string_view name, std::span<const std::int64_t> shape,
                            std::span<float> values) const {
   const tensor_view& tensor = at(name);
   if (!std::equal(shape.begin(), shape.end(), tensor.shape.begin(), tensor.shape.end())) {
-    throw input_error(source_, shown(name) + " of shape " + shape_text(shape),
+    throw input_error(source_, quote(name) + " of shape " + shape_text(shape),
                       shape_text(std::span<const std::int64_t>(tensor.shape)));
   }
   if (static_cast<std::int64_t>(values.size()) != tensor.count()) {
@@ -339,7 +333,7 @@ void safetensors::read_f32(std::string_view name, std::span<const std::int64_t> 
   } else if (tensor.dtype == "F16") {
     for (std::size_t i = 0; i < values.size(); ++i) values[i] = from_half(read_u16(bytes + 2 * i));
   } else {
-    throw input_error(source_, shown(name) + " as F32, BF16 or F16", tensor.dtype);
+    throw input_error(source_, quote(name) + " as F32, BF16 or F16", tensor.dtype);
   }
 }
 
