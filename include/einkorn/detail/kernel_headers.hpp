@@ -12,14 +12,18 @@
 #include "../kernels/layernorm.hpp"
 
 // activation
+#include "../kernels/activation.hpp"
 
 // dropout
 #include "../kernels/dropout.hpp"
 
 // embedding
+#include "../kernels/embedding.hpp"
 
 // loss
+#include "../kernels/loss.hpp"
 
 // attention
 
 // adamw
+#include "../kernels/adamw.hpp"
