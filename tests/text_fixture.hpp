@@ -5,6 +5,9 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
+#include <vector>
+
+#include "squad.hpp"
 
 /// What the tests of the text side share: reading tests/data.
 inline std::string read_bytes(const std::string& path) {
@@ -18,3 +21,18 @@ inline std::string test_data(const std::string& name) {
 }
 
 inline nlohmann::json test_json(const std::string& name) { return nlohmann::json::parse(test_data(name)); }
+
+/// The key "examples" of the fixtures of make_squad_fixture.py.
+inline std::vector<bert_qa::example> fixture_examples(const nlohmann::json& fixture) {
+  std::vector<bert_qa::example> out;
+  for (const auto& e : fixture["examples"]) {
+    bert_qa::example& added = out.emplace_back();
+    added.id = e["id"].get<std::string>();
+    added.question = e["question"].get<std::string>();
+    added.context = e["context"].get<std::string>();
+    for (const auto& a : e["answers"]) {
+      added.answers.push_back({a["text"].get<std::string>(), a["answer_start"].get<std::int64_t>()});
+    }
+  }
+  return out;
+}
