@@ -35,7 +35,8 @@ namespace detail {
 struct adamw_args {
   const adamw_tensor* tensors;
   index count, elements;  // tensors; sum of their n
-  float beta1, beta2, eps, decay, step, inverse_sqrt_bc2, grad_scale;
+  // rest1 = 1 - beta1 and so on, from double: 1 - 0.999f would be wrong by 1e-5.
+  float beta1, beta2, rest1, rest2, eps, decay, step, inverse_sqrt_bc2, grad_scale;
   bool zero_grad;
   executor exec;
 };
@@ -104,7 +105,8 @@ inline void adamw(std::span<const adamw_tensor> tensors, const adamw_options& op
   const double bc2 = 1 - std::pow(options.beta2, static_cast<double>(options.t));
   detail::kernels().adamw(
       {tensors.data(), static_cast<index>(tensors.size()), elements, static_cast<float>(options.beta1),
-       static_cast<float>(options.beta2), static_cast<float>(options.eps),
+       static_cast<float>(options.beta2), static_cast<float>(1 - options.beta1),
+       static_cast<float>(1 - options.beta2), static_cast<float>(options.eps),
        static_cast<float>(1 - options.lr * options.weight_decay), static_cast<float>(options.lr / bc1),
        static_cast<float>(1 / std::sqrt(bc2)), options.grad_scale, options.zero_grad, exec});
 }

@@ -1,11 +1,155 @@
-/// To be replaced within the hour by the vector kernels.
+/// Activations and their derivatives, one pass over the matrices; column sums by blocks of rows.
 #pragma once
 
 #include "../activation.hpp"
 #include "../detail/level.hpp"
+#include "elements.hpp"
+#include "math.hpp"
+#include "parallel.hpp"
+#include "simd.hpp"
 
 EINKORN_BEGIN_LEVEL
-inline void activate(const detail::activate_args&) { __builtin_trap(); }
-inline void activate_backward(const detail::activate_backward_args&) { __builtin_trap(); }
-inline void column_sum(const detail::column_sum_args&) { __builtin_trap(); }
+
+/// body(f, f') with the activation and its derivative as functions of a vector.
+template <class Body>
+inline void with_activation(activation act, const Body& body) {
+  const auto zero = [] { return broadcast(0.0f); };
+  switch (act) {
+    case activation::gelu:
+      return body([](vf x) { return gelu(x); }, [](vf x) { return gelu_derivative(x); });
+    case activation::gelu_tanh:
+      return body([](vf x) { return gelu_tanh(x); }, [](vf x) { return gelu_tanh_derivative(x); });
+    case activation::relu:
+      return body([zero](vf x) { return math::at_least(zero(), x); },
+                  [zero](vf x) { return math::select_less(zero(), x, broadcast(1.0f), zero() * x); });
+    case activation::tanh:
+      return body([](vf x) { return tanh(x); },
+                  [](vf x) {
+                    const vf t = tanh(x);
+                    return math::minus_product(t, t, broadcast(1.0f));
+                  });
+    default:
+      return body([](vf x) { return x; }, [](vf) { return broadcast(1.0f); });
+  }
+}
+
+inline void activate(const detail::activate_args& args) {
+  const bool contiguous = args.x.stride == args.x.cols && args.y.stride == args.x.cols;
+  const element_tasks tasks(args.x.rows, args.x.cols, contiguous);
+  with_activation(args.act, [&](auto f, auto) {
+    with_rows(
+        [&](auto x, auto y) {
+          parallel_for(args.exec, tasks.count, [&](index task) {
+            tasks.run(task, [&](index row, index first, index width) {
+              const auto in = x.at(row, first);
+              const auto out = y.at(row, first);
+              index i = 0;
+              for (; i + vf_size <= width; i += vf_size) store(out + i, f(load(in + i)));
+              if (i < width) store_first(out + i, f(load_first(in + i, width - i)), width - i);
+            });
+          });
+        },
+        args.x, args.y);
+  });
+}
+
+/// out (+)= the column sums of value, whose rows are rows x cols; `value` may also store what it sees.
+/// value(row, col) is a full vector, value(row, col, count) the last one with zeros in the other lanes.
+template <class Value>
+inline void sum_columns(const executor& exec, index rows, index cols, float* partial, float* out,
+                        bool accumulate, const Value& value) {
+  constexpr index chunk = 1024;  // columns of a task: the sums stay in L1, reads stay long
+  const index block_rows = detail::column_sum_block_rows(rows), blocks = detail::column_sum_blocks(rows);
+  const index stride = detail::column_sum_partial_stride(cols), chunks = (cols + chunk - 1) / chunk;
+  parallel_for(exec, blocks * chunks, [&](index task) {
+    const index block = task / chunks, first_col = task % chunks * chunk;
+    const index end_col = first_col + chunk < cols ? first_col + chunk : cols;
+    const index first_row = block * block_rows;
+    const index end_row = first_row + block_rows < rows ? first_row + block_rows : rows;
+    float* const sums = partial + block * stride;  // padded to whole vectors
+    for (index row = first_row; row < end_row; ++row) {
+      const auto add = [&](index col, vf v) {
+        store(sums + col, row == first_row ? v : load(sums + col) + v);
+      };
+      index col = first_col;
+      for (; col + vf_size <= end_col; col += vf_size) add(col, value(row, col));
+      if (col < end_col) add(col, value(row, col, end_col - col));
+    }
+  });
+  parallel_for(exec, chunks, [&](index task) {
+    const index end_col = (task + 1) * chunk < cols ? (task + 1) * chunk : cols;
+    for (index col = task * chunk; col < end_col; col += vf_size) {
+      for (index gap = 1; gap < blocks; gap *= 2)
+        for (index block = 0; block + gap < blocks; block += 2 * gap) {
+          float* const sums = partial + block * stride + col;
+          store(sums, load(sums) + load(sums + gap * stride));
+        }
+      const index count = end_col - col < vf_size ? end_col - col : vf_size;
+      vf sum = blocks > 0 ? load(partial + col) : broadcast(0.0f);
+      if (count == vf_size) {
+        store(out + col, accumulate ? load(out + col) + sum : sum);
+      } else {
+        store_first(out + col, accumulate ? load_first(out + col, count) + sum : sum, count);
+      }
+    }
+  });
+}
+
+/// A value for sum_columns from two lambdas.
+template <class Full, class First>
+struct column_values {
+  Full full;
+  First first;
+  vf operator()(index row, index col) const { return full(row, col); }
+  vf operator()(index row, index col, index count) const { return first(row, col, count); }
+};
+template <class Full, class First>
+column_values(Full, First) -> column_values<Full, First>;
+
+inline void activate_backward(const detail::activate_backward_args& args) {
+  const index rows = args.pre.rows, cols = args.pre.cols;
+  with_activation(args.act, [&](auto, auto derivative) {
+    with_rows(
+        [&](auto dy, auto pre, auto dx) {
+          const auto full = [&](index row, index col) {
+            const vf d = load(dy.at(row, col)) * derivative(load(pre.at(row, col)));
+            store(dx.at(row, col), d);
+            return d;
+          };
+          const auto first = [&](index row, index col, index count) {
+            const vf d = load_first(dy.at(row, col), count) * derivative(load_first(pre.at(row, col), count));
+            store_first(dx.at(row, col), d, count);
+            return d;
+          };
+          if (args.db != nullptr) {
+            sum_columns(args.exec, rows, cols, args.partial, args.db, true, column_values{full, first});
+            return;
+          }
+          const bool contiguous = args.dy.stride == cols && args.pre.stride == cols && args.dx.stride == cols;
+          const element_tasks tasks(rows, cols, contiguous);
+          parallel_for(args.exec, tasks.count, [&](index task) {
+            tasks.run(task, [&](index row, index begin, index width) {
+              index col = begin;
+              const index end = begin + width;
+              for (; col + vf_size <= end; col += vf_size) full(row, col);
+              if (col < end) first(row, col, end - col);
+            });
+          });
+        },
+        args.dy, args.pre, args.dx);
+  });
+}
+
+inline void column_sum(const detail::column_sum_args& args) {
+  with_rows(
+      [&](auto x) {
+        sum_columns(args.exec, args.x.rows, args.x.cols, args.partial, args.out, args.accumulate,
+                    column_values{[&](index row, index col) { return load(x.at(row, col)); },
+                                  [&](index row, index col, index count) {
+                                    return load_first(x.at(row, col), count);
+                                  }});
+      },
+      args.x);
+}
+
 EINKORN_END_LEVEL
