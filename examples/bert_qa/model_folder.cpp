@@ -162,14 +162,10 @@ bert_config parse_bert_config(std::string_view text, const std::string& source) 
   const json* type = read.find("model_type");
   const json* architectures = read.find("architectures");
   // Files older than model_type have only the class.
-  const bool named_by_class = !type && architectures && architectures->is_array() &&
-                              !architectures->empty() && (*architectures)[0].is_string() &&
-                              (*architectures)[0].get_ref<const std::string&>().rfind("Bert", 0) == 0;
-  if (!named_by_class && (!type || *type != "bert")) {
-    throw input_error(source, "model_type \"bert\"",
-                      type            ? describe(*type)
-                      : architectures ? "architectures " + describe(*architectures)
-                                      : "none");
+  const bool has_class = !type && architectures && architectures->is_array() && !architectures->empty();
+  const std::string found = describe(type ? *type : has_class ? architectures->front() : json("none"));
+  if (type ? *type != "bert" : found.rfind("\"Bert", 0) != 0) {
+    throw input_error(source, "model_type \"bert\"", type || has_class ? found : "none");
   }
 
   bert_config config;
