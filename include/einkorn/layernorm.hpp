@@ -28,7 +28,7 @@ struct layernorm_backward_args {
   any_matrix dy, x, dx;
   const float *gamma, *mean, *rstd;
   float *dgamma, *dbeta;
-  float* partial;  // layernorm_partial_size(rows, cols): the column sums of each block of rows
+  float* partial;  // layernorm_partial_size(rows, cols): what each block of rows sums into
   bool accumulate;
   executor exec;
 };
@@ -38,10 +38,10 @@ constexpr index layernorm_block_rows(index rows) noexcept { return rows <= 64 * 
 constexpr index layernorm_blocks(index rows) noexcept {
   return (rows + layernorm_block_rows(rows) - 1) / layernorm_block_rows(rows);
 }
-/// Floats; each of the two vectors of a block starts at a multiple of 16.
+/// Floats. A block has its dgamma and dbeta, and two rows to widen into; each starts at a multiple of 16.
 constexpr index layernorm_partial_stride(index cols) noexcept { return (cols + 15) / 16 * 16; }
 constexpr index layernorm_partial_size(index rows, index cols) noexcept {
-  return 2 * layernorm_blocks(rows) * layernorm_partial_stride(cols);
+  return 4 * layernorm_blocks(rows) * layernorm_partial_stride(cols);
 }
 
 inline void check_layernorm(const char* function, const any_matrix& x, std::span<const float> gamma,
@@ -87,7 +87,7 @@ EINKORN_BEGIN_NAMESPACE
 ///
 /// x, y: rows x cols, each f32, bf16 or fp16; y may be x itself. gamma, beta: cols. outputs.narrow: rows x
 /// cols. Statistics in f32, in two passes over the row. NaN and infinity propagate within their row. Error
-/// per element, with u = (2 + cols / 64) * 2^-23, a the row's largest |x| and s = a * rstd: (4 + s) * u *
+/// per element, with u = (2 + cols / 32) * 2^-23, a the row's largest |x| and s = a * rstd: (4 + s) * u *
 /// (|xhat * gamma| + |gamma|) + 2^-23 * |y|, then eps(y) * |y|. Same ISA, same bits, for any number of
 /// threads. Allocates nothing. Throws einkorn::error on a shape or type mismatch, before anything is written.
 /// Truth: reference/layernorm.hpp

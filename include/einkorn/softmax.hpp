@@ -43,7 +43,7 @@ EINKORN_BEGIN_NAMESPACE
 /// with a mask of -infinity, are skipped: they get 0, and NaN or infinity there does not leak. A row with
 /// nothing left is all 0. NaN or +infinity elsewhere makes the row NaN.
 /// Error per element, with v = scale * x + mask and m the row's maximum:
-/// (8 + 2 max|v| + cols / 64) * 2^-23 * y + eps(y) * y. lse: (4 + cols / 64 + 2 max|v|) * 2^-23.
+/// (8 + 2 max|v| + cols / 32) * 2^-23 * y + eps(y) * y. lse: (4 + cols / 32 + 2 max|v|) * 2^-23.
 /// Same ISA, same bits, for any number of threads. Allocates nothing.
 /// Throws einkorn::error on a shape or type mismatch, before y is touched. Truth: reference/softmax.hpp
 inline void softmax(const any_matrix& x, const any_matrix& y, const softmax_options& options = {},
@@ -73,7 +73,7 @@ inline void softmax(const any_matrix& x, const any_matrix& y, const softmax_opti
 /// dx = scale * y * (dy - sum(y * dy)) along each row: the gradient of softmax with respect to x.
 ///
 /// y, dy, dx: rows x cols, each f32, bf16 or fp16; dx may be y or dy. Where y is 0, masked or not, dx is 0
-/// whatever dy holds. Error per element: scale * y * ((4 + cols / 64) * 2^-23 * (|dy| + sum|y * dy|)), then
+/// whatever dy holds. Error per element: scale * y * ((4 + cols / 32) * 2^-23 * (|dy| + sum|y * dy|)), then
 /// eps(dx) * |dx|. Threads, allocation and errors as softmax. Truth: reference/softmax.hpp
 inline void softmax_backward(const any_matrix& y, const any_matrix& dy, const any_matrix& dx, float scale = 1,
                              const executor& exec = default_executor()) {

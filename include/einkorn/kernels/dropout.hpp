@@ -1,13 +1,150 @@
-/// To be replaced within the hour by the vector kernels.
+/// Dropout, and dropout + residual + layer normalisation in one pass over memory.
+///
+/// Masks are made for 2,048 columns at a time, as 256 bytes of bits on the stack, and spread into factors as
+/// the row is read: the generator's registers and the row's do not compete.
 #pragma once
 
-#include "../detail/level.hpp"
 #include "../dropout.hpp"
+#include "layernorm.hpp"
+#include "philox.hpp"
+#include "rows.hpp"
 
 EINKORN_BEGIN_LEVEL
-inline void dropout(const detail::dropout_args&) { __builtin_trap(); }
-inline void dropout_residual_layernorm(const detail::dropout_residual_layernorm_args&) { __builtin_trap(); }
-inline void dropout_residual_layernorm_backward(const detail::dropout_residual_layernorm_backward_args&) {
-  __builtin_trap();
+
+namespace dropout_blocks {
+
+inline constexpr index mask_cols = 2048;
+
+/// chunk(first_col, count, factor) over the row; factor(i) is the vector of factors from column
+/// first_col + i on.
+template <class Chunk>
+inline void for_masked_chunks(dropout_rows& rows, index row, index cols, const Chunk& chunk) {
+  const vf scale = broadcast(rows.scale());
+  std::uint8_t bits[dropout_stream::bits_size(mask_cols)];
+  for (index first = 0; first < cols; first += mask_cols) {
+    const index count = cols - first < mask_cols ? cols - first : mask_cols;
+    const index position = rows.keep_bits(row, first, count, bits);
+    chunk(first, count, [&](index i) { return keep_factors(bits, position + i, scale); });
+  }
 }
+
+template <class X, class Y>
+inline void dropout_block(const detail::dropout_args& a, index first, index last) {
+  const index n = a.x.cols;
+  dropout_rows rows(a.spec, n, first);
+  for (index r = first; r < last; ++r) {
+    const X* x = row_of<const X>(a.x, r);
+    Y* y = row_of<Y>(a.y, r);
+    if (!rows.drops()) {
+      for_vectors(n, [&](index i, const auto& lanes) { lanes(y + i, lanes(x + i)); });
+      continue;
+    }
+    for_masked_chunks(rows, r, n, [&](index col, index count, const auto& factor) {
+      for_vectors(count,
+                  [&](index i, const auto& lanes) { lanes(y + col + i, lanes(x + col + i) * factor(i)); });
+    });
+  }
+}
+
+/// sum = dropout(x) + residual; returns the sum of the row.
+template <class X>
+inline float add_residual(dropout_rows& rows, index r, const X* x, const float* residual, float* sum,
+                          index n) {
+  four_sums sums;
+  const auto add = [&](index first, index count, const auto& factor) {
+    const auto one = [&](index i, const auto& lanes, vf& total) {
+      const vf value = fma(lanes(x + first + i), factor(i), lanes(residual + first + i));
+      lanes(sum + first + i, value);
+      total += value;
+    };
+    for_vectors(
+        count, sums, [&](index i, vf& total) { one(i, whole_vector{}, total); },
+        [&](index i, index rest, vf& total) { one(i, part_of_vector{rest}, total); });
+  };
+  if (rows.drops()) {
+    for_masked_chunks(rows, r, n, add);
+  } else {
+    add(0, n, [](index) { return broadcast(1.0f); });
+  }
+  return sums.total();
+}
+
+/// dy + dy_added as f32; the row of dy itself when there is nothing to do.
+inline const float* incoming_row(const any_matrix& dy, const any_matrix& added, index row, float* buffer,
+                                 float* other_buffer) {
+  const float* d = layernorm_rows::f32_row(dy, row, buffer);
+  if (!added) return d;
+  const float* more = layernorm_rows::f32_row(added, row, other_buffer);
+  for_vectors(dy.cols,
+              [&](index i, const auto& lanes) { lanes(buffer + i, lanes(d + i) + lanes(more + i)); });
+  return buffer;
+}
+
+}  // namespace dropout_blocks
+
+inline void dropout(const detail::dropout_args& a) {
+  with_real(a.x.type, [&](auto x) {
+    with_real(a.y.type, [&](auto y) {
+      parallel_rows(a.exec, a.x.rows, a.x.cols, [&](index first, index last) {
+        dropout_blocks::dropout_block<decltype(x), decltype(y)>(a, first, last);
+      });
+    });
+  });
+}
+
+inline void dropout_residual_layernorm(const detail::dropout_residual_layernorm_args& a) {
+  using namespace layernorm_rows;
+  with_real(a.x.type, [&](auto x_type) {
+    with_outputs(a.y, a.narrow, [&](auto* y_type, auto* narrow_type) {
+      using X = decltype(x_type);
+      using Y = std::remove_pointer_t<decltype(y_type)>;
+      using Narrow = std::remove_pointer_t<decltype(narrow_type)>;
+      parallel_rows(a.exec, a.x.rows, a.x.cols, [&](index first, index last) {
+        const index n = a.x.cols;
+        dropout_rows rows(a.spec, n, first);
+        for (index r = first; r < last; ++r) {
+          float* sum = row_of<float>(a.sum, r);
+          const float total = dropout_blocks::add_residual(rows, r, row_of<const X>(a.x, r),
+                                                           row_of<const float>(a.residual, r), sum, n);
+          const moments m = moments_of(sum, n, total, a.eps);
+          keep_moments(a, r, m);
+          normalise(sum, n, m, a.gamma, a.beta, row_of<Y>(a.y, r), narrow_row<Narrow>(a.narrow, r));
+        }
+      });
+    });
+  });
+}
+
+inline void dropout_residual_layernorm_backward(const detail::dropout_residual_layernorm_backward_args& a) {
+  using namespace layernorm_rows;
+  const index n = a.sum.cols;
+  with_real(a.dx.type, [&](auto dx_type) {
+    using D = decltype(dx_type);
+    sum_blocks(a, a.sum.rows, n, [&](const block_memory& memory, index first, index last) {
+      dropout_rows rows(a.spec, n, first);
+      for (index r = first; r < last; ++r) {
+        const float* d = dropout_blocks::incoming_row(a.dy, a.dy_added, r, memory.d_row, memory.x_row);
+        const float* x = row_of<const float>(a.sum, r);
+        const moments m{a.mean[r], a.rstd[r]};
+        const gradient_sums sums = add_gradients(d, x, n, m, a.gamma, memory.dgamma, memory.dbeta);
+        const gradient_formula gradient(d, x, a.gamma, n, m, sums);
+        D* dx = row_of<D>(a.dx, r);
+        float* dresidual = a.dresidual ? row_of<float>(a.dresidual, r) : nullptr;
+        const auto write = [&](index col, index count, const auto& factor) {
+          for_vectors(count, [&](index i, const auto& lanes) {
+            const vf value = gradient(col + i, lanes);
+            lanes(dx + col + i, value * factor(i));
+            if (dresidual != nullptr) lanes(dresidual + col + i, value);
+          });
+        };
+        if (rows.drops()) {
+          dropout_blocks::for_masked_chunks(rows, r, n, write);
+        } else {
+          write(0, n, [](index) { return broadcast(1.0f); });
+        }
+      }
+    });
+  });
+}
+
 EINKORN_END_LEVEL

@@ -1,0 +1,246 @@
+/// Philox4x32-10 in vectors, and the keep-or-drop bits that dropout makes of it.
+///
+/// One 64-bit lane holds one word of one block: vpmuludq gives both halves of a product at once, and what
+/// stands in the upper half of a lane never matters, so a round is 2 products, 2 shifts and 2 (three-way)
+/// xors. Three counter words are the same for a whole run of blocks: most of the first three rounds is
+/// scalar. Several vectors run beside each other because a round waits about 7 cycles for itself.
+#pragma once
+
+#include <cstring>
+
+#include "../detail/dropout_spec.hpp"
+#include "simd.hpp"
+
+EINKORN_BEGIN_LEVEL
+
+#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+using vu = __m512i;
+inline vu vu_set(std::uint32_t a) { return _mm512_set1_epi32(static_cast<int>(a)); }
+inline vu vu_multiply(vu a, vu b) { return _mm512_mul_epu32(a, b); }
+inline vu vu_upper(vu a) { return _mm512_srli_epi64(a, 32); }
+inline vu vu_add(vu a, vu b) { return _mm512_add_epi32(a, b); }
+inline vu vu_xor(vu a, vu b) { return _mm512_xor_si512(a, b); }
+inline vu vu_xor(vu a, vu b, vu c) { return _mm512_ternarylogic_epi32(a, b, c, 0x96); }
+// Lane 2k + r holds block 4r + k, so that the two vectors of 16-bit elements come out in order.
+inline vu vu_lane_blocks() { return _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7); }
+inline constexpr int philox_lanes = 8, philox_chains = 4;
+/// One bit an element, 8 bytes: bits >= threshold, of the words w0..w3 of each block.
+inline void store_keep_bits(std::uint8_t* bits, vu w0, vu w1, vu w2, vu w3, std::uint32_t threshold) {
+  const __m512i t = _mm512_set1_epi16(static_cast<short>(threshold));
+  const __m512i w01 = _mm512_mask_shuffle_epi32(w0, 0xaaaa, w1, _MM_PERM_CCAA);
+  const __m512i w23 = _mm512_mask_shuffle_epi32(w2, 0xaaaa, w3, _MM_PERM_CCAA);
+  const std::uint32_t low = _mm512_cmpge_epu16_mask(_mm512_unpacklo_epi64(w01, w23), t);
+  const std::uint32_t high = _mm512_cmpge_epu16_mask(_mm512_unpackhi_epi64(w01, w23), t);
+  std::memcpy(bits, &low, 4);
+  std::memcpy(bits + 4, &high, 4);
+}
+#elif EINKORN_LEVEL_AT_LEAST_AVX2
+using vu = __m256i;
+inline vu vu_set(std::uint32_t a) { return _mm256_set1_epi32(static_cast<int>(a)); }
+inline vu vu_multiply(vu a, vu b) { return _mm256_mul_epu32(a, b); }
+inline vu vu_upper(vu a) { return _mm256_srli_epi64(a, 32); }
+inline vu vu_add(vu a, vu b) { return _mm256_add_epi32(a, b); }
+inline vu vu_xor(vu a, vu b) { return _mm256_xor_si256(a, b); }
+inline vu vu_xor(vu a, vu b, vu c) { return _mm256_xor_si256(_mm256_xor_si256(a, b), c); }
+inline vu vu_lane_blocks() { return _mm256_setr_epi64x(0, 1, 2, 3); }
+inline constexpr int philox_lanes = 4, philox_chains = 3;
+inline void store_keep_bits(std::uint8_t* bits, vu w0, vu w1, vu w2, vu w3, std::uint32_t threshold) {
+  const __m256i t = _mm256_set1_epi16(static_cast<short>(threshold));
+  const __m256i w01 = _mm256_blend_epi32(w0, _mm256_slli_epi64(w1, 32), 0xaa);
+  const __m256i w23 = _mm256_blend_epi32(w2, _mm256_slli_epi64(w3, 32), 0xaa);
+  const __m256i even = _mm256_unpacklo_epi64(w01, w23), odd = _mm256_unpackhi_epi64(w01, w23);
+  const __m256i keep_even = _mm256_cmpeq_epi16(_mm256_max_epu16(even, t), even);
+  const __m256i keep_odd = _mm256_cmpeq_epi16(_mm256_max_epu16(odd, t), odd);
+  const int packed = _mm256_movemask_epi8(_mm256_packs_epi16(keep_even, keep_odd));
+  std::memcpy(bits, &packed, 4);
+}
+#else
+using vu = __m128i;
+inline vu vu_set(std::uint32_t a) { return _mm_set1_epi32(static_cast<int>(a)); }
+inline vu vu_multiply(vu a, vu b) { return _mm_mul_epu32(a, b); }
+inline vu vu_upper(vu a) { return _mm_srli_epi64(a, 32); }
+inline vu vu_add(vu a, vu b) { return _mm_add_epi32(a, b); }
+inline vu vu_xor(vu a, vu b) { return _mm_xor_si128(a, b); }
+inline vu vu_xor(vu a, vu b, vu c) { return _mm_xor_si128(_mm_xor_si128(a, b), c); }
+inline vu vu_lane_blocks() { return _mm_set_epi64x(1, 0); }
+inline constexpr int philox_lanes = 2, philox_chains = 3;
+inline void store_keep_bits(std::uint8_t* bits, vu w0, vu w1, vu w2, vu w3, std::uint32_t threshold) {
+  const __m128i t = _mm_set1_epi16(static_cast<short>(threshold)), zero = _mm_setzero_si128();
+  const __m128i lower = _mm_set_epi32(0, -1, 0, -1);
+  const __m128i w01 = _mm_or_si128(_mm_and_si128(w0, lower), _mm_slli_epi64(w1, 32));
+  const __m128i w23 = _mm_or_si128(_mm_and_si128(w2, lower), _mm_slli_epi64(w3, 32));
+  // SSE2 compares no unsigned words: threshold - bits saturates to 0 exactly where bits >= threshold.
+  const __m128i first = _mm_cmpeq_epi16(_mm_subs_epu16(t, _mm_unpacklo_epi64(w01, w23)), zero);
+  const __m128i second = _mm_cmpeq_epi16(_mm_subs_epu16(t, _mm_unpackhi_epi64(w01, w23)), zero);
+  const int packed = _mm_movemask_epi8(_mm_packs_epi16(first, second));
+  std::memcpy(bits, &packed, 2);
+}
+#endif
+
+/// The random bits of one dropout site and sample. Cheap to make: about 30 scalar operations.
+class dropout_stream {
+ public:
+  /// p == 0 of dropout_spec is threshold 0: everything is kept.
+  dropout_stream(std::uint64_t seed, std::uint32_t step, std::uint32_t site, std::uint32_t sample,
+                 std::uint32_t threshold)
+      : threshold_(threshold) {
+    std::uint32_t k0[10], k1[10];
+    for (std::uint32_t round = 0; round < 10; ++round) {
+      k0[round] = static_cast<std::uint32_t>(seed) + round * 0x9e3779b9u;
+      k1[round] = static_cast<std::uint32_t>(seed >> 32) + round * 0xbb67ae85u;
+    }
+    // Round 1: only word 2 depends on the block. Round 2: words 0 and 1 do. Round 3: all but word 1.
+    const product step_0 = multiply(m0, step), sample_1 = multiply(m1, sample);
+    a2_ = step_0.high ^ k1[0];
+    const product second_0 = multiply(m0, sample_1.high ^ site ^ k0[0]);
+    b0_ = sample_1.low ^ k0[1];
+    const product third_1 = multiply(m1, second_0.high ^ step_0.low ^ k1[1]);
+    c0_ = third_1.high ^ k0[2];
+    c2_ = second_0.low ^ k1[2];
+    d0_ = third_1.low ^ k0[3];
+    d2_ = k1[3];
+    for (int round = 4; round < 10; ++round) {
+      k0_[round - 4] = k0[round];
+      k1_[round - 4] = k1[round];
+    }
+  }
+
+  /// How many bytes keep_bits may write for `count` elements, and keep_factors read, whatever `first` is.
+  static constexpr index bits_size(index count) { return count / 8 + 16; }
+
+  /// For the elements [first, first + count): bit first % 8 + i of `bits`, counted from the lowest of the
+  /// first byte, says whether element first + i is kept. One byte a block of 8 elements.
+  void keep_bits(index first, index count, std::uint8_t* bits) const {
+    if (count <= 0) return;
+    auto block = static_cast<std::uint32_t>(first / 8);
+    index blocks = (first + count - 1) / 8 - first / 8 + 1;
+    for (; blocks >= philox_chains * philox_lanes; blocks -= philox_chains * philox_lanes) {
+      run<philox_chains>(block, bits);
+      block += philox_chains * philox_lanes;
+      bits += philox_chains * philox_lanes;
+    }
+    for (; blocks > 0; blocks -= philox_lanes) {
+      run<1>(block, bits);
+      block += philox_lanes;
+      bits += philox_lanes;
+    }
+  }
+
+ private:
+  static constexpr std::uint32_t m0 = 0xd2511f53u, m1 = 0xcd9e8d57u;
+  struct product {
+    std::uint32_t high, low;
+  };
+  static product multiply(std::uint32_t a, std::uint32_t b) {
+    const std::uint64_t wide = std::uint64_t{a} * b;
+    return {static_cast<std::uint32_t>(wide >> 32), static_cast<std::uint32_t>(wide)};
+  }
+
+  template <int Chains>
+  void run(std::uint32_t block, std::uint8_t* bits) const {
+    const vu m0_u64 = vu_set(m0), m1_u64 = vu_set(m1);
+    vu w0[Chains], w1[Chains], w2[Chains], w3[Chains];
+#pragma GCC unroll 4
+    for (int i = 0; i < Chains; ++i) {
+      const vu counter =
+          vu_add(vu_set(block + static_cast<std::uint32_t>(i * philox_lanes)), vu_lane_blocks());
+      const vu q1 = vu_multiply(m1_u64, vu_xor(counter, vu_set(a2_)));       // round 2
+      const vu r0 = vu_multiply(m0_u64, vu_xor(vu_upper(q1), vu_set(b0_)));  // round 3
+      const vu s0 = vu_multiply(m0_u64, vu_xor(q1, vu_set(c0_)));            // round 4
+      const vu s1 = vu_multiply(m1_u64, vu_xor(vu_upper(r0), vu_set(c2_)));
+      w0[i] = vu_xor(vu_upper(s1), vu_set(d0_));
+      w1[i] = s1;
+      w2[i] = vu_xor(vu_upper(s0), r0, vu_set(d2_));
+      w3[i] = s0;
+    }
+#pragma GCC unroll 6
+    for (int round = 0; round < 6; ++round) {
+      const vu k0 = vu_set(k0_[round]), k1 = vu_set(k1_[round]);
+#pragma GCC unroll 4
+      for (int i = 0; i < Chains; ++i) {
+        const vu p0 = vu_multiply(m0_u64, w0[i]), p1 = vu_multiply(m1_u64, w2[i]);
+        w0[i] = vu_xor(vu_upper(p1), w1[i], k0);
+        w2[i] = vu_xor(vu_upper(p0), w3[i], k1);
+        w1[i] = p1;
+        w3[i] = p0;
+      }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < Chains; ++i)
+      store_keep_bits(bits + i * philox_lanes, w0[i], w1[i], w2[i], w3[i], threshold_);
+  }
+
+  std::uint32_t threshold_;
+  std::uint32_t a2_, b0_, c0_, c2_, d0_, d2_;  // what rounds 1 to 4 add besides the block
+  std::uint32_t k0_[6], k1_[6];                // keys of rounds 5 to 10
+};
+
+/// `scale` in the lanes whose element is kept, 0 in the others: the bits [position, position + vf_size).
+inline vf keep_factors(const std::uint8_t* bits, index position, vf scale) {
+  std::uint32_t word;
+  std::memcpy(&word, bits + position / 8, 4);
+  word >>= position % 8;
+#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+  return _mm512_maskz_mov_ps(static_cast<__mmask16>(word), scale);
+#elif EINKORN_LEVEL_AT_LEAST_AVX2
+  const __m256i lane_bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i own = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(word)), lane_bit);
+  return _mm256_and_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(own, lane_bit)), scale);
+#else
+  const __m128i lane_bit = _mm_setr_epi32(1, 2, 4, 8);
+  const __m128i own = _mm_and_si128(_mm_set1_epi32(static_cast<int>(word)), lane_bit);
+  return _mm_and_ps(_mm_castsi128_ps(_mm_cmpeq_epi32(own, lane_bit)), scale);
+#endif
+}
+
+/// Walks over the rows of a matrix in order and knows each row's sample and place in it.
+class dropout_rows {
+ public:
+  dropout_rows(const dropout_spec& spec, index cols, index first_row)
+      : spec_(spec), cols_(cols), threshold_(detail::dropout_threshold(spec.p)), stream_(0, 0, 0, 0, 0) {
+    const index count = static_cast<index>(spec.sequences.size());
+    index low = 0, high = count;  // the last sequence that starts at or before first_row and has rows
+    while (high - low > 1) {
+      const index middle = (low + high) / 2;
+      (spec.sequences[static_cast<std::size_t>(middle)].first_row <= first_row ? low : high) = middle;
+    }
+    current_ = low;
+    enter();
+  }
+
+  bool drops() const { return threshold_ != 0; }
+  float scale() const { return detail::dropout_scale(threshold_); }
+
+  /// Rows must not go backwards. The bits of columns [first_col, first_col + count) of the row; returns the
+  /// position of first_col's bit.
+  index keep_bits(index row, index first_col, index count, std::uint8_t* bits) {
+    while (row >= end_) {
+      ++current_;
+      enter();
+    }
+    const index element = (row - begin_) * cols_ + first_col;
+    stream_.keep_bits(element, count, bits);
+    return element % 8;
+  }
+
+ private:
+  void enter() {
+    std::uint32_t sample = 0;
+    begin_ = 0;
+    end_ = index{1} << 62;
+    if (!spec_.sequences.empty()) {
+      const sequence& s = spec_.sequences[static_cast<std::size_t>(current_)];
+      begin_ = s.first_row;
+      end_ = s.first_row + s.rows;
+      sample = s.sample;
+    }
+    stream_ = dropout_stream(spec_.seed, spec_.step, spec_.site, sample, threshold_);
+  }
+
+  const dropout_spec& spec_;
+  index cols_, current_ = 0, begin_ = 0, end_ = 0;
+  std::uint32_t threshold_;
+  dropout_stream stream_;
+};
+
+EINKORN_END_LEVEL

@@ -1,0 +1,88 @@
+/// What the row-wise kernels share: element types chosen outside the loops, and rows cut into tasks.
+#pragma once
+
+#include "parallel.hpp"
+#include "simd.hpp"
+
+EINKORN_BEGIN_LEVEL
+
+/// body(T{}) for the type that `type` names; the checks have let only these three pass.
+template <class Body>
+inline void with_real(dtype type, const Body& body) {
+  if (type == dtype::f32) {
+    body(float{});
+  } else if (type == dtype::bf16) {
+    body(bf16{});
+  } else {
+    body(fp16{});
+  }
+}
+
+template <class T>
+inline T* row_of(const any_matrix& m, index row) {
+  return static_cast<T*>(m.data) + row * m.stride;
+}
+
+/// body(first_row, last_row), on about 32,768 elements each.
+template <class Body>
+inline void parallel_rows(const executor& exec, index rows, index cols, const Body& body) {
+  index step = cols > 0 ? 32768 / cols : rows;
+  if (step < 1) step = 1;
+  parallel_for(exec, (rows + step - 1) / step, [&](index task) {
+    const index first = task * step, last = first + step;
+    body(first, last < rows ? last : rows);
+  });
+}
+
+/// Four sums beside each other, because one would wait for the latency of its own additions.
+struct four_sums {
+  vf part[4] = {broadcast(0.0f), broadcast(0.0f), broadcast(0.0f), broadcast(0.0f)};
+  float total() const { return reduce_add((part[0] + part[1]) + (part[2] + part[3])); }
+};
+
+/// body(i, sums) over whole vectors of [0, n), the sums taken in turn, then last(i, count, sums) for the
+/// rest.
+template <class Body, class Last>
+inline void for_vectors(index n, four_sums& sums, const Body& body, const Last& last) {
+  index i = 0;
+  for (; i + 4 * vf_size <= n; i += 4 * vf_size) {
+    body(i, sums.part[0]);
+    body(i + vf_size, sums.part[1]);
+    body(i + 2 * vf_size, sums.part[2]);
+    body(i + 3 * vf_size, sums.part[3]);
+  }
+  for (; i + vf_size <= n; i += vf_size) body(i, sums.part[0]);
+  if (i < n) last(i, n - i, sums.part[1]);
+}
+
+/// body(i, all_lanes) over [0, n): all_lanes(p) loads and all_lanes(p, v) stores a whole vector, or what is
+/// left of the row in the last call.
+struct whole_vector {
+  template <class T>
+  vf operator()(const T* p) const {
+    return load(p);
+  }
+  template <class T>
+  void operator()(T* p, vf value) const {
+    store(p, value);
+  }
+};
+struct part_of_vector {
+  index count;
+  template <class T>
+  vf operator()(const T* p) const {
+    return load_first(p, count);
+  }
+  template <class T>
+  void operator()(T* p, vf value) const {
+    store_first(p, value, count);
+  }
+};
+template <class Body>
+inline void for_vectors(index n, const Body& body) {
+  index i = 0;
+  for (; i + vf_size <= n; i += vf_size) body(i, whole_vector{});
+  if (i < n) body(i, part_of_vector{n - i});
+}
+
+EINKORN_END_LEVEL
