@@ -14,8 +14,8 @@ EINKORN_BEGIN_NAMESPACE
 
 /// What else dropout_residual_layernorm_backward reads, and how it writes.
 struct dropout_residual_layernorm_backward_options {
-  any_matrix dy_added;      // f32, bf16 or fp16, rows x cols: a second gradient of y, added to dy
-  bool accumulate = false;  // dgamma and dbeta are added to what is there
+  any_matrix dy_added = {};  // f32, bf16 or fp16, rows x cols: a second gradient of y, added to dy
+  bool accumulate = false;   // dgamma and dbeta are added to what is there
 };
 
 namespace detail {

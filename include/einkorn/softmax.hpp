@@ -11,9 +11,9 @@ EINKORN_BEGIN_NAMESPACE
 
 struct softmax_options {
   float scale = 1;
-  any_matrix mask;                        // f32, added after scaling: rows x cols, or 1 x cols for all rows
-  std::span<const std::int32_t> lengths;  // a row's elements from lengths[row] on are masked
-  std::span<float> lse;                   // out, rows: log of the sum of exp; -infinity for a masked row
+  any_matrix mask = {};  // f32, added after scaling: rows x cols, or 1 x cols for all rows
+  std::span<const std::int32_t> lengths = {};  // a row's elements from lengths[row] on are masked
+  std::span<float> lse = {};                   // out, rows: log of the sum of exp; -infinity for a masked row
 };
 
 namespace detail {
@@ -43,7 +43,7 @@ EINKORN_BEGIN_NAMESPACE
 /// with a mask of -infinity, are skipped: they get 0, and NaN or infinity there does not leak. A row with
 /// nothing left is all 0. NaN or +infinity elsewhere makes the row NaN.
 /// Error per element, with v = scale * x + mask and m the row's maximum:
-/// (8 + 2 max|v| + cols / 32) * 2^-23 * y + eps(y) * y. lse: (4 + cols / 32 + 2 max|v|) * 2^-23.
+/// (8 + 4 max|v| + cols / 32) * 2^-23 * y + eps(y) * y. lse: (8 + 4 max|v| + cols / 32) * 2^-23.
 /// Same ISA, same bits, for any number of threads. Allocates nothing.
 /// Throws einkorn::error on a shape or type mismatch, before y is touched. Truth: reference/softmax.hpp
 inline void softmax(const any_matrix& x, const any_matrix& y, const softmax_options& options = {},

@@ -15,11 +15,11 @@ EINKORN_BEGIN_NAMESPACE
 /// kept one is multiplied by 65536 / (65536 - t). So the mask depends on no padding, packing, micro-batch,
 /// thread or ISA level, and backward computes it again.
 struct dropout_spec {
-  float p = 0;                          // in [0, 1); 0 keeps everything
-  std::uint64_t seed = 0;               // of the training run
-  std::uint32_t step = 0;               // of the optimizer
-  std::uint32_t site = 0;               // which dropout of the model
-  std::span<const sequence> sequences;  // cover all rows in order; empty: all rows are sample 0
+  float p = 0;                               // in [0, 1); 0 keeps everything
+  std::uint64_t seed = 0;                    // of the training run
+  std::uint32_t step = 0;                    // of the optimizer
+  std::uint32_t site = 0;                    // which dropout of the model
+  std::span<const sequence> sequences = {};  // cover all rows in order; empty: all rows are sample 0
 };
 
 namespace detail {

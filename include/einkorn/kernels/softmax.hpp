@@ -13,7 +13,7 @@ namespace softmax_rows {
 /// compute it twice.
 inline constexpr index buffered_cols = 4096;
 
-inline vf exponential(vf x) { return math::exp(x); }
+inline vf exponential(vf x) { return exp(x); }
 
 /// b in the lanes where a == key, else c.
 inline vf where_equal(vf a, float key, vf b, vf c) {
