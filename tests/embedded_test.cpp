@@ -11,6 +11,8 @@
 #include <string_view>
 #include <vector>
 
+#include "model_folder.hpp"
+#include "squad.hpp"
 #include "tokenizer.hpp"
 
 namespace {
@@ -198,6 +200,21 @@ TEST_CASE("embedded set: the vocabulary spells all of it, and any other word") {
   for (const bert_qa::token& t : words.encode("Xylophone quizzes: 1234567, \"jabberwocky\" & naïve!")) {
     CHECK(t.id != words.unk_id());
   }
+}
+
+TEST_CASE("embedded set: the program's own readers accept it") {
+  const bert_qa::embedded_set& set = the_set();
+  const auto train = static_cast<std::int64_t>(bert_qa::parse_squad(set.train_json, "embedded", true).size());
+  const auto heldout =
+      static_cast<std::int64_t>(bert_qa::parse_squad(set.heldout_json, "embedded", true).size());
+  CHECK(train == set.train_questions);
+  CHECK(heldout == set.heldout_questions);
+  const bert_qa::bert_config config = bert_qa::parse_bert_config(set.config_json, "embedded");
+  CHECK(config.vocab_size == the_tokenizer().size());
+  CHECK(config.max_position_embeddings >= set.max_seq_length);
+  CHECK(config.hidden_dropout_prob == doctest::Approx(static_cast<double>(set.dropout)));
+  CHECK(config.initializer_range == 0.08);
+  CHECK(config.head_size() == 32);
 }
 
 TEST_CASE("embedded set: the same bytes always and everywhere") {
