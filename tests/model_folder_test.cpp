@@ -279,8 +279,9 @@ TEST_CASE("what is written says question answering, and keeps what it does not k
   CHECK(config["torch_dtype"] == "float32");
   CHECK(!config.contains("id2label"));  // with it Transformers would make a head of three outputs
   CHECK(config["gradient_checkpointing"] == false);
-  for (const auto& [key, value] : base.items()) {
-    if (key != "architectures" && key != "id2label") CHECK_MESSAGE(config[key] == value, key);
+  for (const auto& entry : base.items()) {
+    if (entry.key() == "architectures" || entry.key() == "id2label") continue;
+    CHECK_MESSAGE(config[entry.key()] == entry.value(), entry.key());
   }
   CHECK(read_file(target / "vocab.txt") == vocab);
   CHECK(read_file(target / "tokenizer.json") == "{\"any\": \"thing\"}");
