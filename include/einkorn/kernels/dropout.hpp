@@ -80,71 +80,74 @@ inline const float* incoming_row(const any_matrix& dy, const any_matrix& added, 
   return buffer;
 }
 
+template <class X, class Y, class Narrow>
+inline void fused_block(const detail::dropout_residual_layernorm_args& a, index first, index last) {
+  using namespace layernorm_rows;
+  const index n = a.x.cols;
+  dropout_rows rows(a.spec, n, first);
+  for (index r = first; r < last; ++r) {
+    float* sum = row_of<float>(a.sum, r);
+    const float total =
+        add_residual(rows, r, row_of<const X>(a.x, r), row_of<const float>(a.residual, r), sum, n);
+    const moments m = moments_of(sum, n, total, a.eps);
+    keep_moments(a, r, m);
+    normalise(sum, n, m, a.gamma, a.beta, row_of<Y>(a.y, r), narrow_row<Narrow>(a.narrow, r));
+  }
+}
+
+template <class D>
+inline void fused_backward_block(const detail::dropout_residual_layernorm_backward_args& a,
+                                 const layernorm_rows::block_memory& memory, index first, index last) {
+  using namespace layernorm_rows;
+  const index n = a.sum.cols;
+  dropout_rows rows(a.spec, n, first);
+  for (index r = first; r < last; ++r) {
+    const float* d = incoming_row(a.dy, a.dy_added, r, memory.d_row, memory.x_row);
+    const float* x = row_of<const float>(a.sum, r);
+    const moments m{a.mean[r], a.rstd[r]};
+    const gradient_sums sums = add_gradients(d, x, n, m, a.gamma, memory.dgamma, memory.dbeta);
+    const gradient_formula gradient(d, x, a.gamma, n, m, sums);
+    D* dx = row_of<D>(a.dx, r);
+    float* dresidual = a.dresidual ? row_of<float>(a.dresidual, r) : nullptr;
+    const auto write = [&](index col, index count, const auto& factor) {
+      for_vectors(count, [&](index i, const auto& lanes) {
+        const vf value = gradient(col + i, lanes);
+        lanes(dx + col + i, value * factor(i));
+        if (dresidual != nullptr) lanes(dresidual + col + i, value);
+      });
+    };
+    if (rows.drops()) {
+      for_masked_chunks(rows, r, n, write);
+    } else {
+      write(0, n, [](index) { return broadcast(1.0f); });
+    }
+  }
+}
+
 }  // namespace dropout_blocks
 
 inline void dropout(const detail::dropout_args& a) {
-  with_real(a.x.type, [&](auto x) {
-    with_real(a.y.type, [&](auto y) {
-      parallel_rows(a.exec, a.x.rows, a.x.cols, [&](index first, index last) {
-        dropout_blocks::dropout_block<decltype(x), decltype(y)>(a, first, last);
-      });
-    });
+  const auto block = with_real(a.x.type, [&](auto x) {
+    return with_real(a.y.type,
+                     [](auto y) { return &dropout_blocks::dropout_block<decltype(x), decltype(y)>; });
   });
+  parallel_rows(a.exec, a.x.rows, a.x.cols, [&](index first, index last) { block(a, first, last); });
 }
 
 inline void dropout_residual_layernorm(const detail::dropout_residual_layernorm_args& a) {
-  using namespace layernorm_rows;
-  with_real(a.x.type, [&](auto x_type) {
-    with_outputs(a.y, a.narrow, [&](auto* y_type, auto* narrow_type) {
-      using X = decltype(x_type);
-      using Y = std::remove_pointer_t<decltype(y_type)>;
-      using Narrow = std::remove_pointer_t<decltype(narrow_type)>;
-      parallel_rows(a.exec, a.x.rows, a.x.cols, [&](index first, index last) {
-        const index n = a.x.cols;
-        dropout_rows rows(a.spec, n, first);
-        for (index r = first; r < last; ++r) {
-          float* sum = row_of<float>(a.sum, r);
-          const float total = dropout_blocks::add_residual(rows, r, row_of<const X>(a.x, r),
-                                                           row_of<const float>(a.residual, r), sum, n);
-          const moments m = moments_of(sum, n, total, a.eps);
-          keep_moments(a, r, m);
-          normalise(sum, n, m, a.gamma, a.beta, row_of<Y>(a.y, r), narrow_row<Narrow>(a.narrow, r));
-        }
-      });
+  const auto block = with_real(a.x.type, [&](auto x) {
+    return layernorm_rows::with_outputs(a.y, a.narrow, [](auto* y, auto* narrow) {
+      return &dropout_blocks::fused_block<decltype(x), std::remove_pointer_t<decltype(y)>,
+                                          std::remove_pointer_t<decltype(narrow)> >;
     });
   });
+  parallel_rows(a.exec, a.x.rows, a.x.cols, [&](index first, index last) { block(a, first, last); });
 }
 
 inline void dropout_residual_layernorm_backward(const detail::dropout_residual_layernorm_backward_args& a) {
-  using namespace layernorm_rows;
-  const index n = a.sum.cols;
-  with_real(a.dx.type, [&](auto dx_type) {
-    using D = decltype(dx_type);
-    sum_blocks(a, a.sum.rows, n, [&](const block_memory& memory, index first, index last) {
-      dropout_rows rows(a.spec, n, first);
-      for (index r = first; r < last; ++r) {
-        const float* d = dropout_blocks::incoming_row(a.dy, a.dy_added, r, memory.d_row, memory.x_row);
-        const float* x = row_of<const float>(a.sum, r);
-        const moments m{a.mean[r], a.rstd[r]};
-        const gradient_sums sums = add_gradients(d, x, n, m, a.gamma, memory.dgamma, memory.dbeta);
-        const gradient_formula gradient(d, x, a.gamma, n, m, sums);
-        D* dx = row_of<D>(a.dx, r);
-        float* dresidual = a.dresidual ? row_of<float>(a.dresidual, r) : nullptr;
-        const auto write = [&](index col, index count, const auto& factor) {
-          for_vectors(count, [&](index i, const auto& lanes) {
-            const vf value = gradient(col + i, lanes);
-            lanes(dx + col + i, value * factor(i));
-            if (dresidual != nullptr) lanes(dresidual + col + i, value);
-          });
-        };
-        if (rows.drops()) {
-          dropout_blocks::for_masked_chunks(rows, r, n, write);
-        } else {
-          write(0, n, [](index) { return broadcast(1.0f); });
-        }
-      }
-    });
-  });
+  const auto block =
+      with_real(a.dx.type, [](auto dx) { return &dropout_blocks::fused_backward_block<decltype(dx)>; });
+  layernorm_rows::sum_blocks(a, a.sum.rows, a.sum.cols, block);
 }
 
 EINKORN_END_LEVEL

@@ -56,14 +56,14 @@ inline void normalise(const X* x, index n, moments m, const float* gamma, const 
 
 /// body(Y*, Narrow*) with null pointers of the types: y alone in any type, or f32 with a narrow copy.
 template <class Body>
-inline void with_outputs(const any_matrix& y, const any_matrix& narrow, const Body& body) {
-  if (!narrow) {
-    with_real(y.type, [&](auto t) { body(static_cast<decltype(t)*>(nullptr), static_cast<void*>(nullptr)); });
-  } else if (narrow.type == dtype::bf16) {
-    body(static_cast<float*>(nullptr), static_cast<bf16*>(nullptr));
-  } else {
-    body(static_cast<float*>(nullptr), static_cast<fp16*>(nullptr));
-  }
+inline auto with_outputs(const any_matrix& y, const any_matrix& narrow, const Body& body) {
+  float* const f32 = nullptr;
+  if (!narrow)
+    return with_real(y.type, [&](auto t) {
+      return body(static_cast<decltype(t)*>(nullptr), static_cast<void*>(nullptr));
+    });
+  return narrow.type == dtype::bf16 ? body(f32, static_cast<bf16*>(nullptr))
+                                    : body(f32, static_cast<fp16*>(nullptr));
 }
 
 template <class Args>
@@ -172,16 +172,17 @@ struct block_memory {
   }
 };
 
-/// rows(memory, first, last) for each block of rows; then dgamma and dbeta from the blocks' sums, added in a
-/// tree whose shape follows from the number of blocks.
-template <class Args, class Rows>
-inline void sum_blocks(const Args& a, index rows, index cols, const Rows& body) {
+/// body(a, memory, first, last) for each block of rows; then dgamma and dbeta from the blocks' sums, added in
+/// a tree whose shape follows from the number of blocks.
+template <class Args>
+inline void sum_blocks(const Args& a, index rows, index cols,
+                       void (*body)(const Args&, const block_memory&, index first, index last)) {
   const index block_rows = detail::layernorm_block_rows(rows), blocks = detail::layernorm_blocks(rows);
   parallel_for(a.exec, blocks, [&](index block) {
     const block_memory memory(a.partial, block, cols);
     memory.clear(cols);
     const index first = block * block_rows, last = first + block_rows;
-    body(memory, first, last < rows ? last : rows);
+    body(a, memory, first, last < rows ? last : rows);
   });
   constexpr index chunk = 512;
   parallel_for(a.exec, (cols + chunk - 1) / chunk, [&](index task) {
@@ -209,45 +210,48 @@ inline void sum_blocks(const Args& a, index rows, index cols, const Rows& body) 
   });
 }
 
+template <class X, class Y, class Narrow>
+inline void forward_block(const detail::layernorm_args& a, index first, index last) {
+  const index n = a.x.cols;
+  for (index r = first; r < last; ++r) {
+    const X* x = row_of<const X>(a.x, r);
+    const moments m = moments_of(x, n, sum_of(x, n), a.eps);
+    keep_moments(a, r, m);
+    normalise(x, n, m, a.gamma, a.beta, row_of<Y>(a.y, r), narrow_row<Narrow>(a.narrow, r));
+  }
+}
+
+template <class D>
+inline void backward_block(const detail::layernorm_backward_args& a, const block_memory& memory, index first,
+                           index last) {
+  const index n = a.x.cols;
+  for (index r = first; r < last; ++r) {
+    const float* d = f32_row(a.dy, r, memory.d_row);
+    const float* x = f32_row(a.x, r, memory.x_row);
+    const moments m{a.mean[r], a.rstd[r]};
+    const gradient_sums sums = add_gradients(d, x, n, m, a.gamma, memory.dgamma, memory.dbeta);
+    const gradient_formula gradient(d, x, a.gamma, n, m, sums);
+    D* dx = row_of<D>(a.dx, r);
+    for_vectors(n, [&](index i, const auto& lanes) { lanes(dx + i, gradient(i, lanes)); });
+  }
+}
+
 }  // namespace layernorm_rows
 
 inline void layernorm(const detail::layernorm_args& a) {
-  using namespace layernorm_rows;
-  with_real(a.x.type, [&](auto x_type) {
-    with_outputs(a.y, a.narrow, [&](auto* y_type, auto* narrow_type) {
-      using X = decltype(x_type);
-      using Y = std::remove_pointer_t<decltype(y_type)>;
-      using Narrow = std::remove_pointer_t<decltype(narrow_type)>;
-      parallel_rows(a.exec, a.x.rows, a.x.cols, [&](index first, index last) {
-        const index n = a.x.cols;
-        for (index r = first; r < last; ++r) {
-          const X* x = row_of<const X>(a.x, r);
-          const moments m = moments_of(x, n, sum_of(x, n), a.eps);
-          keep_moments(a, r, m);
-          normalise(x, n, m, a.gamma, a.beta, row_of<Y>(a.y, r), narrow_row<Narrow>(a.narrow, r));
-        }
-      });
+  const auto block = with_real(a.x.type, [&](auto x) {
+    return layernorm_rows::with_outputs(a.y, a.narrow, [](auto* y, auto* narrow) {
+      return &layernorm_rows::forward_block<decltype(x), std::remove_pointer_t<decltype(y)>,
+                                            std::remove_pointer_t<decltype(narrow)> >;
     });
   });
+  parallel_rows(a.exec, a.x.rows, a.x.cols, [&](index first, index last) { block(a, first, last); });
 }
 
 inline void layernorm_backward(const detail::layernorm_backward_args& a) {
-  using namespace layernorm_rows;
-  const index n = a.x.cols;
-  with_real(a.dx.type, [&](auto dx_type) {
-    using D = decltype(dx_type);
-    sum_blocks(a, a.x.rows, n, [&](const block_memory& memory, index first, index last) {
-      for (index r = first; r < last; ++r) {
-        const float* d = f32_row(a.dy, r, memory.d_row);
-        const float* x = f32_row(a.x, r, memory.x_row);
-        const moments m{a.mean[r], a.rstd[r]};
-        const gradient_sums sums = add_gradients(d, x, n, m, a.gamma, memory.dgamma, memory.dbeta);
-        const gradient_formula gradient(d, x, a.gamma, n, m, sums);
-        D* dx = row_of<D>(a.dx, r);
-        for_vectors(n, [&](index i, const auto& lanes) { lanes(dx + i, gradient(i, lanes)); });
-      }
-    });
-  });
+  const auto block =
+      with_real(a.dx.type, [](auto dx) { return &layernorm_rows::backward_block<decltype(dx)>; });
+  layernorm_rows::sum_blocks(a, a.x.rows, a.x.cols, block);
 }
 
 EINKORN_END_LEVEL

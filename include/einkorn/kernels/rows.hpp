@@ -6,16 +6,12 @@
 
 EINKORN_BEGIN_LEVEL
 
-/// body(T{}) for the type that `type` names; the checks have let only these three pass.
+/// body(T{}) for the type that `type` names; the checks have let only these three pass. The kernels get the
+/// function for their types from it once and call that for each block of rows.
 template <class Body>
-inline void with_real(dtype type, const Body& body) {
-  if (type == dtype::f32) {
-    body(float{});
-  } else if (type == dtype::bf16) {
-    body(bf16{});
-  } else {
-    body(fp16{});
-  }
+inline auto with_real(dtype type, const Body& body) {
+  if (type == dtype::f32) return body(float{});
+  return type == dtype::bf16 ? body(bf16{}) : body(fp16{});
 }
 
 template <class T>

@@ -158,25 +158,21 @@ inline void softmax_backward_block(const detail::softmax_backward_args& a, index
 }  // namespace softmax_rows
 
 inline void softmax(const detail::softmax_args& a) {
-  with_real(a.x.type, [&](auto x) {
-    with_real(a.y.type, [&](auto y) {
-      parallel_rows(a.exec, a.x.rows, a.x.cols, [&](index first, index last) {
-        softmax_rows::softmax_block<decltype(x), decltype(y)>(a, first, last);
-      });
-    });
+  const auto block = with_real(a.x.type, [&](auto x) {
+    return with_real(a.y.type, [](auto y) { return &softmax_rows::softmax_block<decltype(x), decltype(y)>; });
   });
+  parallel_rows(a.exec, a.x.rows, a.x.cols, [&](index first, index last) { block(a, first, last); });
 }
 
 inline void softmax_backward(const detail::softmax_backward_args& a) {
-  with_real(a.y.type, [&](auto y) {
-    with_real(a.dy.type, [&](auto dy) {
-      with_real(a.dx.type, [&](auto dx) {
-        parallel_rows(a.exec, a.y.rows, a.y.cols, [&](index first, index last) {
-          softmax_rows::softmax_backward_block<decltype(y), decltype(dy), decltype(dx)>(a, first, last);
-        });
+  const auto block = with_real(a.y.type, [&](auto y) {
+    return with_real(a.dy.type, [&](auto dy) {
+      return with_real(a.dx.type, [](auto dx) {
+        return &softmax_rows::softmax_backward_block<decltype(y), decltype(dy), decltype(dx)>;
       });
     });
   });
+  parallel_rows(a.exec, a.y.rows, a.y.cols, [&](index first, index last) { block(a, first, last); });
 }
 
 EINKORN_END_LEVEL
