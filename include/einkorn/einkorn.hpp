@@ -4,6 +4,7 @@
 #include "activation.hpp"
 #include "adamw.hpp"
 #include "allocation.hpp"
+#include "attention.hpp"
 #include "config.hpp"
 #include "dropout.hpp"
 #include "embedding.hpp"

@@ -24,6 +24,7 @@
 #include "../kernels/loss.hpp"
 
 // attention
+#include "../kernels/attention.hpp"
 
 // adamw
 #include "../kernels/adamw.hpp"
