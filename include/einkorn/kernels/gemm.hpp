@@ -1,94 +1,191 @@
-/// The GEMM of a level (first version: plain loops, to be replaced by the blocked driver).
+/// The blocked GEMM driver, templated on a micro-kernel.
+///
+/// C is cut into tasks of rows x columns. For each block of depth, a task takes A as rows of k-groups (in
+/// place where A lies in memory like that, else copied, converted, transposed into its scratch memory) and B
+/// as panels of nr columns, and calls the micro-kernel for mr x nr tiles of C:
+///
+///   shared B   (many row blocks): all panels are packed first, in parallel: [depth block][panel][group][nr]
+///   private B  (all rows in one task): each panel is packed where it is used, and is in L1 then
+///   packed B   (pack()): as shared, done once by the caller
+///
+/// The depth blocks depend on the depth only; rows, columns and tasks may depend on caches and threads, since
+/// every element is summed in the same order wherever its tile begins: block by block, from zero in each.
+///
+/// A micro-kernel is a struct with
+///   element               of packed A and B; accumulator: float or std::int32_t
+///   mr, nr, lanes         the tile; C is stored in whole vectors of `lanes`
+///   k_group, k_step       elements that B interleaves per column (4 bytes); depth of packed operands is
+///                         rounded up to k_step with zeros
+///   flips_s8              A of s8 comes with 128 added, and panels of B end with nr compensations
+///   session               constructed in every worker before its first tile (tile configuration)
+///   run(rows, cols, t)    acc(rows, cols) [+]= A B, see gemm_tile_args; rows <= mr, cols <= nr; may write
+///                         up to the next multiple of `lanes` columns
+/// AMX: mr = 32, nr = 32, k_step = 64 bytes: a tile load reads 16 rows of A at a_stride and 16 groups of B at
+/// nr * 4 bytes.
 #pragma once
 
-#include "../detail/gemm_args.hpp"
+#include <algorithm>
+
+#include "gemm_avx2.hpp"
+#include "gemm_avx512.hpp"
+#include "gemm_baseline.hpp"
+#include "gemm_epilogue.hpp"
+#include "gemm_pack.hpp"
+#include "gemm_plan.hpp"
 #include "parallel.hpp"
-#include "simd.hpp"
 
 EINKORN_BEGIN_LEVEL
 
-inline index gemm_offset(const any_matrix& m, index row, index col) {
-  return m.transposed ? col * m.stride + row : row * m.stride + col;
-}
-inline float gemm_read(const any_matrix& m, index i) {
-  if (m.type == dtype::bf16) return static_cast<const bf16*>(m.data)[i];
-  if (m.type == dtype::fp16) return static_cast<const fp16*>(m.data)[i];
-  return static_cast<const float*>(m.data)[i];
-}
-inline void gemm_write(const any_matrix& m, index i, float v) {
-  if (m.type == dtype::bf16)
-    static_cast<bf16*>(m.data)[i] = bf16(v);
-  else if (m.type == dtype::fp16)
-    static_cast<fp16*>(m.data)[i] = fp16(v);
-  else
-    static_cast<float*>(m.data)[i] = v;
-}
-inline float gemm_activate(activation act, float x) {
-  switch (act) {
-    case activation::gelu:
-      return 0.5f * x * (1.0f + ::erff(x * 0.70710678f));
-    case activation::gelu_tanh:
-      return 0.5f * x * (1.0f + ::tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
-    case activation::relu:
-      return x < 0 ? 0.0f : x;
-    case activation::tanh:
-      return ::tanhf(x);
-    default:
-      return x;
+template <class Kernel>
+class gemm_driver {
+ public:
+  using accumulator = typename Kernel::accumulator;
+
+  explicit gemm_driver(const detail::gemm_args& args)
+      : g(args), plan(args), exec(plan.workers > 1 ? args.exec : serial_executor()) {}
+
+  void run() {
+    char* const memory = static_cast<char*>(
+        g.scratch(g.scratch_context, plan.shared_bytes + plan.workers * plan.worker_bytes));
+    if (memory == nullptr) return;
+    char* const workers = memory + plan.shared_bytes;
+    if (plan.b_mode != gemm_b::shared) {
+      run_tasks(workers, 0, g.batch, 0, g.c.cols, static_cast<const char*>(g.packed));
+      return;
+    }
+    for (index batch = 0; batch < g.batch; ++batch) {
+      for (index col = 0; col < g.c.cols; col += plan.chunk_cols) {
+        const index cols = std::min(plan.chunk_cols, g.c.cols - col);
+        gemm_pack_panels(g.b, batch * g.batch_b, plan, col, cols, memory, exec);
+        run_tasks(workers, batch, batch + 1, col, cols, memory);
+      }
+    }
   }
+
+ private:
+  const detail::gemm_args& g;
+  const gemm_plan<Kernel> plan;
+  const executor exec;
+
+  /// Workers take tasks from a counter; each has scratch memory of its own.
+  void run_tasks(char* scratch, index batch0, index batch1, index col0, index cols, const char* panels) {
+    const index row_tasks = (g.c.rows + plan.task_rows - 1) / plan.task_rows;
+    const index col_tasks = (cols + plan.task_cols - 1) / plan.task_cols;
+    const index tasks = (batch1 - batch0) * row_tasks * col_tasks;
+    index next = 0;
+    parallel_for(exec, std::min(plan.workers, tasks), [&](index worker) {
+      [[maybe_unused]] const typename Kernel::session session;
+      for (;;) {
+        const index task = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
+        if (task >= tasks) return;
+        const index row = task / col_tasks % row_tasks * plan.task_rows;
+        const index col = task % col_tasks * plan.task_cols;
+        task_tile tile{batch0 + task / (row_tasks * col_tasks), row, std::min(plan.task_rows, g.c.rows - row),
+                       col0 + col, std::min(plan.task_cols, cols - col)};
+        multiply(tile, panels, col / Kernel::nr, plan.panel_count(cols),
+                 scratch + worker * plan.worker_bytes);
+      }
+    });
+  }
+
+  struct task_tile {
+    index batch, row, rows, col, cols;
+  };
+
+  /// One task. panels: packed B, or null; each depth block has panels_in_block, of which the task's first is
+  /// first_panel.
+  void multiply(const task_tile& tile, const char* panels, index first_panel, index panels_in_block,
+                char* scratch) {
+    char* const packed_a = scratch;
+    char* const packed_b = packed_a + plan.a_bytes;
+    accumulator* const sums = reinterpret_cast<accumulator*>(packed_b + plan.b_bytes);
+    const index row_panels = (tile.rows + Kernel::mr - 1) / Kernel::mr;
+    const bool compensate = Kernel::flips_s8 && g.a.type == dtype::s8;
+    index k = 0;
+    index block_offset = 0;  // in `panels`
+    for (index block = 0; block < plan.blocks; ++block) {
+      const index depth = std::min(plan.block_depth, g.a.cols - k);
+      const bool first = block == 0, last = block + 1 == plan.blocks;
+      const char* a;
+      index a_stride;
+      if (plan.a_in_place) {
+        a = gemm_address(g.a, tile.batch * g.batch_a + tile.row * g.a.stride + k);
+        a_stride = g.a.stride * size_of(g.a.type);
+      } else {
+        gemm_pack_rows<Kernel>(g.a, tile.batch * g.batch_a, tile.row, tile.rows, k, depth, packed_a,
+                               plan.a_stride);
+        a = packed_a;
+        a_stride = plan.a_stride;
+      }
+      const index groups = plan.groups(block);
+      const index panel_bytes = plan.panel_bytes(block);
+      for (index panel = 0, col = 0; col < tile.cols; ++panel, col += Kernel::nr) {
+        const index cols = std::min(static_cast<index>(Kernel::nr), tile.cols - col);
+        const char* b = packed_b;
+        index b_stride = Kernel::nr * 4;
+        if (panels != nullptr) {
+          b = panels + block_offset + (first_panel + panel) * panel_bytes;
+        } else if (plan.b_in_place && cols % Kernel::lanes == 0) {
+          b = gemm_address(g.b, tile.batch * g.batch_b + k * g.b.stride + tile.col + col);
+          b_stride = g.b.stride * size_of(g.b.type);
+        } else {
+          gemm_pack_columns<Kernel>(g.b, tile.batch * g.batch_b, tile.col + col, cols, k, depth, packed_b);
+        }
+        gemm_tile_args<accumulator> t;
+        t.groups = groups;
+        t.a_stride = a_stride;
+        t.b = b;
+        t.b_stride = b_stride;
+        t.initial = compensate ? reinterpret_cast<const accumulator*>(b + groups * Kernel::nr * 4) : nullptr;
+        for (index i = 0, row = 0; row < tile.rows; ++i, row += Kernel::mr) {
+          const index rows = std::min(static_cast<index>(Kernel::mr), tile.rows - row);
+          t.a = a + row * a_stride;
+          const bool direct = plan.direct && cols % Kernel::lanes == 0;
+          if (direct) {
+            t.acc = static_cast<accumulator*>(g.c.data) + tile.batch * g.batch_c +
+                    (tile.row + row) * g.c.stride + tile.col + col;
+            t.acc_stride = g.c.stride;
+            t.accumulate = !first || g.e.beta != 0;
+            Kernel::run(static_cast<int>(rows), static_cast<int>(cols), t);
+            continue;
+          }
+          t.acc = sums + (plan.blocks > 1 ? (panel * row_panels + i) * Kernel::mr * Kernel::nr : 0);
+          t.acc_stride = Kernel::nr;
+          t.accumulate = !first;
+          Kernel::run(static_cast<int>(rows), static_cast<int>(cols), t);
+          if (last)
+            gemm_finish_tile(g, tile.batch, tile.row + row, rows, tile.col + col, cols, t.acc, t.acc_stride);
+        }
+      }
+      block_offset += panels_in_block * panel_bytes;
+      k += depth;
+    }
+  }
+};
+
+/// body(kernel) with the micro-kernel of the types of A and B.
+template <class Body>
+inline void gemm_with_kernel(dtype a, [[maybe_unused]] dtype b, const Body& body) {
+  if (a == dtype::u8 || a == dtype::s8) return body(gemm_int8());
+#if EINKORN_LEVEL_AT_LEAST_AVX512_BF16
+  if (a == dtype::bf16 && b == dtype::bf16) return body(gemm_bf16());
+#endif
+  body(gemm_f32());  // narrow operands are widened while packing
 }
 
 inline void gemm(const detail::gemm_args& g) {
-  if (g.scratch(g.scratch_context, 64) == nullptr) return;
-  any_matrix b = g.b;
-  if (g.packed != nullptr) {
-    b.data = const_cast<void*>(g.packed);
-    b.stride = b.cols;
-  }
-  parallel_for(g.exec, g.batch * g.c.rows, [&](index task) {
-    const index i = task / g.c.rows, row = task % g.c.rows;
-    for (index col = 0; col < g.c.cols; ++col) {
-      const index at = i * g.batch_c + row * g.c.stride + col;
-      if (g.c.type == dtype::i32) {
-        std::uint32_t sum =
-            g.e.beta != 0 ? static_cast<std::uint32_t>(static_cast<std::int32_t*>(g.c.data)[at]) : 0;
-        for (index k = 0; k < g.a.cols; ++k) {
-          const index x = i * g.batch_a + gemm_offset(g.a, row, k);
-          const std::int32_t left = g.a.type == dtype::u8
-                                        ? std::int32_t{static_cast<const std::uint8_t*>(g.a.data)[x]}
-                                        : std::int32_t{static_cast<const std::int8_t*>(g.a.data)[x]};
-          const index y = i * g.batch_b + gemm_offset(b, k, col);
-          sum += static_cast<std::uint32_t>(left * static_cast<const std::int8_t*>(b.data)[y]);
-        }
-        static_cast<std::int32_t*>(g.c.data)[at] = static_cast<std::int32_t>(sum);
-        continue;
-      }
-      float v = 0;
-      for (index k = 0; k < g.a.cols; ++k)
-        v += gemm_read(g.a, i * g.batch_a + gemm_offset(g.a, row, k)) *
-             gemm_read(b, i * g.batch_b + gemm_offset(b, k, col));
-      v *= g.e.alpha;
-      if (g.e.beta != 0) v += g.e.beta * gemm_read(g.c, at);
-      if (g.e.bias != nullptr) v += g.e.bias[col];
-      const any_matrix &pre = g.e.preactivation, &residual = g.e.residual;
-      if (pre.data != nullptr) gemm_write(pre, i * g.batch_preactivation + row * pre.stride + col, v);
-      v = gemm_activate(g.e.act, v);
-      if (residual.data != nullptr)
-        v += gemm_read(residual, i * g.batch_residual + row * residual.stride + col);
-      gemm_write(g.c, at, v);
-    }
-  });
+  if (g.batch == 0 || g.c.rows == 0 || g.c.cols == 0) return;
+  gemm_with_kernel(g.a.type, g.b.type, [&](auto kernel) { gemm_driver<decltype(kernel)>(g).run(); });
 }
 
 inline void gemm_pack(const detail::gemm_pack_args& g) {
-  const index size = size_of(g.b.type);
-  *g.bytes = g.b.rows * g.b.cols * size;
-  if (g.out == nullptr) return;
-  for (index k = 0; k < g.b.rows; ++k)
-    for (index col = 0; col < g.b.cols; ++col)
-      for (index byte = 0; byte < size; ++byte)
-        static_cast<char*>(g.out)[(k * g.b.cols + col) * size + byte] =
-            static_cast<const char*>(g.b.data)[gemm_offset(g.b, k, col) * size + byte];
+  gemm_with_kernel(g.a_type, g.b.type, [&](auto kernel) {
+    using kernel_type = decltype(kernel);
+    gemm_plan<kernel_type> plan;
+    plan.set_depth(g.b.rows);
+    *g.bytes = plan.packed_bytes(g.b.cols);
+    if (g.out != nullptr) gemm_pack_panels(g.b, 0, plan, 0, g.b.cols, static_cast<char*>(g.out), g.exec);
+  });
 }
 
 EINKORN_END_LEVEL

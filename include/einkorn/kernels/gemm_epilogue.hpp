@@ -1,0 +1,135 @@
+/// The epilogue of epilogue.hpp on one tile of f32 (or i32) sums while it is in L1.
+#pragma once
+
+#include "../detail/gemm_args.hpp"
+#include "math.hpp"
+#include "simd.hpp"
+
+EINKORN_BEGIN_LEVEL
+
+inline const char* gemm_address(const any_matrix& m, index offset) {
+  return static_cast<const char*>(m.data) + offset * size_of(m.type);
+}
+
+inline vf load_as(dtype type, const void* p) {
+  if (type == dtype::f32) return load(static_cast<const float*>(p));
+  if (type == dtype::bf16) return load(static_cast<const bf16*>(p));
+  return load(static_cast<const fp16*>(p));
+}
+inline void store_as(dtype type, void* p, vf value) {
+  if (type == dtype::f32) {
+    store(static_cast<float*>(p), value);
+  } else if (type == dtype::bf16) {
+    store(static_cast<bf16*>(p), value);
+  } else {
+    store(static_cast<fp16*>(p), value);
+  }
+}
+inline vf load_first_as(dtype type, const void* p, index count) {
+  if (type == dtype::f32) return load_first(static_cast<const float*>(p), count);
+  if (type == dtype::bf16) return load_first(static_cast<const bf16*>(p), count);
+  return load_first(static_cast<const fp16*>(p), count);
+}
+inline void store_first_as(dtype type, void* p, vf value, index count) {
+  if (type == dtype::f32) {
+    store_first(static_cast<float*>(p), value, count);
+  } else if (type == dtype::bf16) {
+    store_first(static_cast<bf16*>(p), value, count);
+  } else {
+    store_first(static_cast<fp16*>(p), value, count);
+  }
+}
+
+inline vf gemm_activate(activation act, vf x) {
+  switch (act) {
+    case activation::gelu:
+      return gelu(x);
+    case activation::gelu_tanh:
+      return gelu_tanh(x);
+    case activation::relu:
+      return math::at_least(broadcast(0.0f), x);  // NaN stays
+    case activation::tanh:
+      return tanh(x);
+    default:
+      return x;
+  }
+}
+
+/// One row segment. Whole: all lanes, else the first `count`. Plain: only a conversion.
+template <bool Plain, bool Whole>
+inline void gemm_finish_vector(const epilogue& e, dtype c_type, vf v, char* c, index col, char* pre,
+                               const char* residual, index count) {
+  if constexpr (!Plain) {
+    v *= broadcast(e.alpha);
+    if (e.beta != 0)
+      v = fma(broadcast(e.beta), Whole ? load_as(c_type, c) : load_first_as(c_type, c, count), v);
+    if (e.bias != nullptr) v += Whole ? load(e.bias + col) : load_first(e.bias + col, count);
+    if (pre != nullptr) {
+      if constexpr (Whole)
+        store_as(e.preactivation.type, pre, v);
+      else
+        store_first_as(e.preactivation.type, pre, v, count);
+    }
+    if (e.act != activation::none) v = gemm_activate(e.act, v);
+    if (residual != nullptr)
+      v += Whole ? load_as(e.residual.type, residual) : load_first_as(e.residual.type, residual, count);
+  }
+  if constexpr (Whole)
+    store_as(c_type, c, v);
+  else
+    store_first_as(c_type, c, v, count);
+}
+
+template <bool Plain>
+inline void gemm_finish_rows(const detail::gemm_args& g, index batch, index row0, index rows, index col0,
+                             index cols, const float* acc, index acc_stride) {
+  const epilogue& e = g.e;
+  const index c_size = size_of(g.c.type), pre_size = size_of(e.preactivation.type);
+  const index residual_size = size_of(e.residual.type);
+  for (index r = 0; r < rows; ++r, acc += acc_stride) {
+    const index row = row0 + r;
+    char* const c = static_cast<char*>(g.c.data) + (batch * g.batch_c + row * g.c.stride + col0) * c_size;
+    char* pre = nullptr;
+    const char* residual = nullptr;
+    if (!Plain && e.preactivation.data != nullptr)
+      pre = static_cast<char*>(e.preactivation.data) +
+            (batch * g.batch_preactivation + row * e.preactivation.stride + col0) * pre_size;
+    if (!Plain && e.residual.data != nullptr)
+      residual = gemm_address(e.residual, batch * g.batch_residual + row * e.residual.stride + col0);
+    const auto at = [](auto* p, index offset) { return p != nullptr ? p + offset : p; };
+    index col = 0;
+    for (; col + vf_size <= cols; col += vf_size)
+      gemm_finish_vector<Plain, true>(e, g.c.type, load(acc + col), c + col * c_size, col0 + col,
+                                      at(pre, col * pre_size), at(residual, col * residual_size), vf_size);
+    if (col < cols)
+      gemm_finish_vector<Plain, false>(e, g.c.type, load(acc + col), c + col * c_size, col0 + col,
+                                       at(pre, col * pre_size), at(residual, col * residual_size),
+                                       cols - col);
+  }
+}
+
+/// C(row0.., col0..) = epilogue(acc): acc is a tile whose rows can be read up to a whole vector.
+inline void gemm_finish_tile(const detail::gemm_args& g, index batch, index row0, index rows, index col0,
+                             index cols, const float* acc, index acc_stride) {
+  const epilogue& e = g.e;
+  const bool plain = e.alpha == 1 && e.beta == 0 && e.bias == nullptr && e.act == activation::none &&
+                     e.preactivation.data == nullptr && e.residual.data == nullptr;
+  if (plain)
+    gemm_finish_rows<true>(g, batch, row0, rows, col0, cols, acc, acc_stride);
+  else
+    gemm_finish_rows<false>(g, batch, row0, rows, col0, cols, acc, acc_stride);
+}
+
+/// i32: C = acc, or C += acc, modulo 2^32.
+inline void gemm_finish_tile(const detail::gemm_args& g, index batch, index row0, index rows, index col0,
+                             index cols, const std::int32_t* acc, index acc_stride) {
+  for (index r = 0; r < rows; ++r, acc += acc_stride) {
+    auto* const c = static_cast<std::int32_t*>(g.c.data) + batch * g.batch_c + (row0 + r) * g.c.stride + col0;
+    for (index col = 0; col < cols; ++col) {
+      const auto before = static_cast<std::uint32_t>(g.e.beta != 0 ? c[col] : 0);
+      c[col] = static_cast<std::int32_t>(before + static_cast<std::uint32_t>(acc[col]));
+    }
+  }
+}
+
+EINKORN_END_LEVEL

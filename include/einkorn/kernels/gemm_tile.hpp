@@ -1,0 +1,123 @@
+/// The loop inside every GEMM on vector registers: a tile of C in registers, one k-group a step.
+///
+/// A k-group is 32 bits: 1 f32, 2 bf16 or i16, 4 bytes. A step loads two vectors of B and broadcasts one
+/// group of A for each row: rows + 2 loads for 2 * rows multiply-adds, so that loads are not the limit. The
+/// tile fills the register file: 14 x 2 accumulators, 2 of B and a broadcast of 32 registers (AVX-512), 6 x 2
+/// of 16.
+#pragma once
+
+#include "simd.hpp"
+
+#if defined(__clang__)
+#define EINKORN_UNROLL _Pragma("unroll")
+#else
+#define EINKORN_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+EINKORN_BEGIN_LEVEL
+
+/// What a micro-kernel is given; strides of A and B in bytes, of acc in elements.
+template <class Accumulator>
+struct gemm_tile_args {
+  index groups;                // k-groups
+  const char* a;               // rows of k-groups
+  index a_stride;              // from row to row
+  const char* b;               // vectors of k-groups, one group for each column
+  index b_stride;              // from k-group to k-group
+  const Accumulator* initial;  // a row that every row of the tile starts from, or null for zeros
+  Accumulator* acc;
+  index acc_stride;
+  bool accumulate;  // acc += the product, else acc = the product
+};
+
+/// Address of row r: three pointers and the multiples 1, 2, 3, 4 of the stride reach 15 rows.
+template <int Row>
+inline const char* gemm_row(const char* a0, const char* a1, const char* a2, index stride, index stride3) {
+  const char* const base = Row < 5 ? a0 : Row < 10 ? a1 : a2;
+  constexpr int i = Row % 5;
+  return i == 0   ? base
+         : i == 1 ? base + stride
+         : i == 2 ? base + 2 * stride
+         : i == 3 ? base + stride3
+                  : base + 4 * stride;
+}
+
+template <class Instruction, int Rows, int Vectors>
+struct gemm_tile {
+  using accumulator = typename Instruction::accumulator;
+  using vector = typename Instruction::vector;
+  using group = typename Instruction::group;
+
+  template <int Row>
+  [[gnu::always_inline]] static void rows_from(vector (&acc)[Rows][Vectors], const group (&b)[Vectors],
+                                               const char* a0, const char* a1, const char* a2, index stride,
+                                               index stride3) {
+    if constexpr (Row < Rows) {
+      const group a = Instruction::broadcast(gemm_row<Row>(a0, a1, a2, stride, stride3));
+      for (int v = 0; v < Vectors; ++v) acc[Row][v] = Instruction::multiply_add(acc[Row][v], a, b[v]);
+      rows_from<Row + 1>(acc, b, a0, a1, a2, stride, stride3);
+    }
+  }
+
+  static void run(const gemm_tile_args<accumulator>& t) {
+    vector acc[Rows][Vectors];
+    EINKORN_UNROLL
+    for (int r = 0; r < Rows; ++r) {
+      EINKORN_UNROLL
+      for (int v = 0; v < Vectors; ++v)
+        acc[r][v] = t.initial != nullptr ? Instruction::load(t.initial + v * Instruction::lanes)
+                                         : Instruction::zero();
+    }
+    const index stride = t.a_stride, b_stride = t.b_stride;
+    index stride3 = 3 * stride;
+    __asm__("" : "+r"(stride3));  // a register of its own, not an addition a step
+    const char *a0 = t.a, *a1 = a0 + 5 * stride, *a2 = a0 + 10 * stride, *b = t.b;
+    for (index g = t.groups; g > 0; --g) {
+      group b_groups[Vectors];
+      for (int v = 0; v < Vectors; ++v)
+        b_groups[v] = Instruction::load_groups(b + v * 4 * Instruction::lanes);
+      rows_from<0>(acc, b_groups, a0, a1, a2, stride, stride3);
+      a0 += 4;
+      a1 += 4;
+      a2 += 4;
+      b += b_stride;
+    }
+    EINKORN_UNROLL
+    for (int r = 0; r < Rows; ++r) {
+      EINKORN_UNROLL
+      for (int v = 0; v < Vectors; ++v) {
+        accumulator* const out = t.acc + r * t.acc_stride + v * Instruction::lanes;
+        Instruction::store(out,
+                           t.accumulate ? Instruction::add(acc[r][v], Instruction::load(out)) : acc[r][v]);
+      }
+    }
+  }
+};
+
+/// A micro-kernel (see gemm.hpp) from one multiply-add instruction and a number of rows.
+template <class Instruction, int Rows>
+struct gemm_vector_kernel {
+  using element = typename Instruction::element;
+  using accumulator = typename Instruction::accumulator;
+  static constexpr int mr = Rows, nr = 2 * Instruction::lanes, lanes = Instruction::lanes;
+  static constexpr int k_group = 4 / static_cast<int>(sizeof(element)), k_step = k_group;
+  static constexpr bool flips_s8 = Instruction::flips_s8;
+  struct session {};  // nothing to set up
+
+  using run_function = void (*)(const gemm_tile_args<accumulator>&);
+  template <int... R>
+  struct table {
+    static constexpr run_function run[sizeof...(R)][2] = {
+        {&gemm_tile<Instruction, R, 1>::run, &gemm_tile<Instruction, R, 2>::run}...};
+  };
+  template <int R, int... Rest>
+  struct make_table : make_table<R - 1, R, Rest...> {};
+  template <int... Rest>
+  struct make_table<0, Rest...> : table<Rest...> {};
+
+  static void run(int rows, int cols, const gemm_tile_args<accumulator>& t) {
+    make_table<Rows>::run[rows - 1][cols > lanes](t);
+  }
+};
+
+EINKORN_END_LEVEL

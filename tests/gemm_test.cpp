@@ -1,0 +1,167 @@
+// GEMM of f32, bf16 and fp16 against the reference: every level, type, orientation and edge.
+#include "gemm_check.hpp"
+
+namespace test {
+using namespace einkorn;
+namespace {
+
+struct layout {
+  bool a, b;
+  const char* name;
+};
+constexpr layout layouts[] = {
+    {false, false, "NN"}, {false, true, "NT"}, {true, false, "TN"}, {true, true, "TT"}};
+
+template <class A, class B, class C>
+void check_shapes(index padding, index slack) {
+  random_numbers random(7);
+  const std::vector<isa> levels = levels_to_test();
+  for (const gemm_shape& s : gemm_shapes()) {
+    for (const layout& l : layouts) {
+      if (s.rows > 500 && l.a == l.b) continue;
+      const operand<A> a(s.rows, s.depth, l.a, padding, random, slack);
+      const operand<B> b(s.depth, s.cols, l.b, padding, random, slack);
+      guarded_matrix<C> c(s.rows, s.cols, padding, slack);
+      const auto expected = reference::gemm(a.view, b.view, c.const_view());
+      for (const isa level : levels) {
+        const forced_level forced(level);
+        c = guarded_matrix<C>(s.rows, s.cols, padding, slack);
+        gemm(a.view, b.view, c.view());
+        CAPTURE(name(level));
+        CAPTURE(l.name);
+        CAPTURE(s.rows);
+        CAPTURE(s.cols);
+        CAPTURE(s.depth);
+        CHECK(count_wrong(c, expected.c, expected.magnitude, s.depth, {}) == 0);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("every orientation and edge is within the bound on every level: f32") {
+  check_shapes<float, float, float>(0, 0);
+}
+TEST_CASE("f32, padded, misaligned") { check_shapes<float, float, float>(3, 1); }
+TEST_CASE("bf16") { check_shapes<bf16, bf16, bf16>(0, 0); }
+TEST_CASE("bf16 to f32, padded, misaligned") { check_shapes<bf16, bf16, float>(5, 3); }
+TEST_CASE("fp16") { check_shapes<fp16, fp16, fp16>(1, 0); }
+TEST_CASE("f32 times bf16 to fp16") { check_shapes<float, bf16, fp16>(0, 1); }
+TEST_CASE("fp16 times f32 to bf16") { check_shapes<fp16, float, bf16>(2, 0); }
+
+TEST_CASE("small integers are exact in every type") {
+  on_each_level([](isa) {
+    random_numbers random(3);
+    const operand<bf16> a(61, 517, false, 1, random, 0, true), b(517, 43, true, 0, random, 0, true);
+    guarded_matrix<float> c(61, 43);
+    gemm(a.view, b.view, c.view());
+    const auto expected = reference::gemm(a.view, b.view, c.const_view());
+    int wrong = 0;
+    for (index i = 0; i < c.memory.size(); ++i)
+      wrong += !(static_cast<double>(c.memory[i]) == expected.c[static_cast<std::size_t>(i)]);
+    CHECK(wrong == 0);
+  });
+}
+
+TEST_CASE("the same bits for 1, 2, 3 and 7 threads, plain and packed, and with a workspace of one's own") {
+  on_each_level([](isa) {
+    for (const gemm_shape s : {gemm_shape{523, 170, 300}, {601, 131, 1100}, {97, 997, 64}, {12, 1300, 70}}) {
+      if (quick() && s.rows > 100) continue;
+      random_numbers random(11);
+      const operand<bf16> a(s.rows, s.depth, false, 0, random);
+      const operand<bf16> b(s.depth, s.cols, true, 0, random);
+      guarded_matrix<float> first(s.rows, s.cols);
+      gemm(a.view, b.view, first.view(), {}, serial_executor());
+      const packed_matrix packed = pack(b.view);
+      with_thread_counts([&](const executor& exec) {
+        guarded_matrix<float> c(s.rows, s.cols), d(s.rows, s.cols);
+        gemm(a.view, b.view, c.view(), {}, exec);
+        CHECK(same_bits(first.memory, c.memory));
+        gemm(a.view, packed, d.view(), {}, exec);
+        CHECK(same_bits(first.memory, d.memory));
+        c.memory.fill_with_nan();
+        workspace own(gemm_workspace(a.view, b.view, c.view(), {}, {}, exec));
+        const index before = own.bytes();
+        gemm(a.view, b.view, c.view(), {}, exec, &own);
+        CHECK(own.bytes() == before);
+        CHECK(same_bits(first.memory, c.memory));
+      });
+    }
+  });
+}
+
+TEST_CASE("batched products equal single ones, whatever their strides") {
+  on_each_level([](isa) {
+    random_numbers random(5);
+    // Heads side by side: matrix i is columns [i * 9, i * 9 + 9) of one matrix.
+    const index count = 4, width = 9, rows = 37;
+    const operand<bf16> q(rows, count * width, false, 0, random), k(rows, count * width, false, 0, random);
+    guarded_matrix<float> scores(count * rows, rows);
+    with_thread_counts([&](const executor& exec) {
+      scores.memory.fill_with_nan();
+      gemm_batched(q.view.cols_from(0, width), transpose(k.view.cols_from(0, width)),
+                   scores.view().rows_from(0, rows), {count, width, width, rows * rows}, {}, exec);
+      for (index i = 0; i < count; ++i) {
+        guarded_matrix<float> one(rows, rows);
+        gemm(q.view.cols_from(i * width, width), transpose(k.view.cols_from(i * width, width)), one.view());
+        int different = 0;
+        for (index r = 0; r < rows; ++r)
+          for (index c = 0; c < rows; ++c) different += !(one.view()(r, c) == scores.view()(i * rows + r, c));
+        CHECK(different == 0);
+      }
+    });
+    // More rows than a task takes, one B for all, backwards C.
+    const operand<float> a(2 * 600, 33, false, 0, random), b(33, 50, false, 0, random);
+    guarded_matrix<float> c(2 * 600, 50), d(2 * 600, 50);
+    gemm_batched(a.view.rows_from(0, 600), b.view, c.view().rows_from(0, 600), {2, 600 * 33, 0, 600 * 50});
+    gemm(a.view, b.view, d.view());
+    CHECK(same_bits(c.memory, d.memory));
+  });
+}
+
+TEST_CASE("NaN and infinity propagate, and only where they should") {
+  on_each_level([](isa) {
+    guarded_matrix<float> a(20, 30), b(30, 40), c(20, 40);
+    for (float& x : a.memory) x = 1;
+    for (float& x : b.memory) x = 1;
+    a.view()(3, 7) = std::numeric_limits<float>::quiet_NaN();
+    b.view()(4, 5) = std::numeric_limits<float>::infinity();
+    gemm(a.const_view(), b.const_view(), c.view());
+    for (index row = 0; row < 20; ++row)
+      for (index col = 0; col < 40; ++col) {
+        const float x = c.view()(row, col);
+        if (row == 3)
+          CHECK(std::isnan(x));
+        else if (col == 5)
+          CHECK(std::isinf(x));
+        else
+          CHECK(x == 30);
+      }
+  });
+}
+
+TEST_CASE("the checker finds a wrong kernel and a NaN kernel") {
+  random_numbers random(1);
+  const operand<float> a(20, 30, false, 0, random), b(30, 40, false, 0, random);
+  guarded_matrix<float> c(20, 40);
+  const auto expected = reference::gemm(a.view, b.view, c.const_view());
+  const auto store = [&](auto change) {
+    for (index i = 0; i < c.memory.size(); ++i)
+      c.memory[i] = change(i, static_cast<float>(expected.c[static_cast<std::size_t>(i)]));
+    return count_wrong(c, expected.c, expected.magnitude, 30, {});
+  };
+  CHECK(store([](index, float x) { return x; }) == 0);
+  CHECK(store([](index i, float x) { return i == 799 ? x + 1e-4f : x; }) == 1);
+  CHECK(store([](index i, float x) { return i == 0 ? NAN : x; }) == 1);
+  CHECK(store([](index, float x) { return -x; }) > 790);
+  // What a kernel that forgot the last k would compute.
+  const auto shorter = reference::gemm(a.view.cols_from(0, 29), b.view.rows_from(0, 29), c.const_view());
+  CHECK(store([&](index i, float) { return static_cast<float>(shorter.c[static_cast<std::size_t>(i)]); }) >
+        700);
+  // A buffer that was never written holds NaN.
+  c.memory.fill_with_nan();
+  CHECK(count_wrong(c, expected.c, expected.magnitude, 30, {}) == 800);
+}
+
+}  // namespace test
