@@ -11,7 +11,7 @@ shift
 foreign_symbols() {  # defined, global or weak, not in the level's namespaces
   nm -C --defined-only --extern-only "$2" | awk '{ $1 = ""; print substr($0, 2) }' |
     grep -vE "^[A-Za-z] .*(::level_$1::|xsimd_$1::|^V DW\.ref\.)" | grep -vE '^V DW\.ref\.' |
-    grep -vE "^[A-Za-z] _ZZ*N7einkorn[0-9]+[a-z0-9_]+[0-9]+level_$1[0-9]"  # what nm cannot demangle
+    grep -vE "^[A-Za-z] _ZZ*NK?7einkorn[0-9]+[a-z0-9_]+[0-9]+level_$1[0-9]"  # what nm cannot demangle
 }
 foreign_instructions() {
   local pattern

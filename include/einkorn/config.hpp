@@ -18,7 +18,9 @@
     defined(__AVX512CD__) && defined(__AVX512VNNI__) && defined(__AVX2__) && defined(__FMA__) &&       \
     defined(__F16C__)
 #if defined(__AVX512BF16__)
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__)
+// clang before 17 writes these names without the inner underscore.
+#if (defined(__AMX_TILE__) || defined(__AMXTILE__)) && (defined(__AMX_BF16__) || defined(__AMXBF16__)) && \
+    (defined(__AMX_INT8__) || defined(__AMXINT8__))
 #define EINKORN_FLAGS_LEVEL amx
 #else
 #define EINKORN_FLAGS_LEVEL avx512_bf16
