@@ -71,9 +71,9 @@ gemm_result gemm(const matrix_view<A>& a, const matrix_view<B>& b, const matrix_
 }
 
 /// The integer product modulo 2^32, plus C where accumulate.
-template <class A, class B>
-std::vector<std::int32_t> gemm_int(const matrix_view<A>& a, const matrix_view<B>& b,
-                                   const matrix_view<std::int32_t>& c, bool accumulate = false) {
+template <class A, class B, class C>
+std::vector<std::int32_t> gemm_int(const matrix_view<A>& a, const matrix_view<B>& b, const matrix_view<C>& c,
+                                   bool accumulate = false) {
   std::vector<std::int32_t> result;
   for (index row = 0; row < a.rows; ++row) {
     for (index col = 0; col < b.cols; ++col) {
