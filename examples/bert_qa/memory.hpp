@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstddef>
+#include <einkorn/einkorn.hpp>
+#include <span>
+
+namespace bert_qa {
+
+/// One zeroed allocation through the library's allocation hook. Large ones ask for huge pages: first touch of
+/// 4 KiB pages is several times slower than the work that is done in them.
+class memory_block {
+ public:
+  memory_block() = default;
+  explicit memory_block(std::size_t bytes);
+
+  std::size_t size() const { return static_cast<std::size_t>(memory_.bytes()); }
+
+  template <class T>
+  std::span<T> as() const {
+    return {static_cast<T*>(memory_.data()), size() / sizeof(T)};
+  }
+
+ private:
+  einkorn::buffer memory_;
+};
+
+/// Cuts pieces off a block, each at a cache line. Without a block it only counts, so that one function
+/// plans the memory and hands it out.
+class carver {
+ public:
+  explicit carver(std::byte* base) : base_(base) {}
+
+  template <class T>
+  T* take(einkorn::index count) {
+    T* piece = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+    used_ += (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
+    return piece;
+  }
+  template <class T>
+  einkorn::matrix_view<T> matrix(einkorn::index rows, einkorn::index cols) {
+    return {take<T>(rows * cols), rows, cols};
+  }
+  template <class T>
+  std::span<T> array(einkorn::index count) {
+    return {take<T>(count), static_cast<std::size_t>(count)};
+  }
+  std::size_t used() const { return used_; }
+
+ private:
+  std::byte* base_;
+  std::size_t used_ = 0;
+};
+
+}  // namespace bert_qa
