@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+
+#include "model_folder.hpp"
+#include "parameters.hpp"
+#include "results.hpp"
+#include "trainer.hpp"
+
+namespace bert_qa {
+
+/// A folder that Transformers opens: config.json, vocab.txt, tokenizer files, model.safetensors.
+void save_model(const std::filesystem::path& folder, const model_files& files,
+                const parameter_table& parameters);
+
+/// FOLDER/checkpoint-STEP: the model, training_state.safetensors (moments and counters, under the names of
+/// trainer::state) and trainer_state.json. It appears whole or not at all. Beyond `keep` the oldest go.
+void save_checkpoint(const std::filesystem::path& folder, const model_files& files,
+                     const parameter_table& parameters, trainer& training, const trainer_state& state,
+                     std::optional<std::int64_t> keep);
+
+}  // namespace bert_qa
