@@ -128,8 +128,10 @@ inline vf load(const fp16* p) {
 /// The first `count` < vf_size elements; the other lanes are `fill`. Reads nothing beyond them.
 template <class T>
 inline vf load_first(const T* p, index count, float fill = 0) {
+  // Not as one loop with a choice: g++ makes a vmaskmovps of that, and qemu 7.2 reads all its lanes.
   float lanes[vf_size];
-  for (int i = 0; i < vf_size; ++i) lanes[i] = i < count ? static_cast<float>(p[i]) : fill;
+  store(lanes, broadcast(fill));
+  for (index i = 0; i < count; ++i) lanes[i] = static_cast<float>(p[i]);
   return load(lanes);
 }
 
