@@ -91,7 +91,8 @@ inline void fused_block(const detail::dropout_residual_layernorm_args& a, index 
         add_residual(rows, r, row_of<const X>(a.x, r), row_of<const float>(a.residual, r), sum, n);
     const moments m = moments_of(sum, n, total, a.eps);
     keep_moments(a, r, m);
-    normalise(sum, n, m, a.gamma, a.beta, row_of<Y>(a.y, r), narrow_row<Narrow>(a.narrow, r));
+    normalise(sum, n, m, a.gamma, a.beta, row_of<Y>(a.y, r), narrow_row<Narrow>(a.narrow, r),
+              static_cast<const float*>(nullptr));
   }
 }
 
