@@ -1,51 +1,9 @@
 /// Dropout, and dropout + residual + layer normalisation in one pass; forward and backward.
 #pragma once
 
-#include <span>
-
-#include "detail/dropout_spec.hpp"
-#include "detail/row_checks.hpp"
-#include "detail/row_scratch.hpp"
-#include "executor.hpp"
+#include "detail/dropout_args.hpp"
+#include "isa.hpp"
 #include "layernorm.hpp"
-#include "types.hpp"
-
-EINKORN_BEGIN_NAMESPACE
-
-/// What else dropout_residual_layernorm_backward reads, and how it writes.
-struct dropout_residual_layernorm_backward_options {
-  any_matrix dy_added = {};  // f32, bf16 or fp16, rows x cols: a second gradient of y, added to dy
-  bool accumulate = false;   // dgamma and dbeta are added to what is there
-};
-
-namespace detail {
-struct dropout_args {
-  any_matrix x, y;
-  dropout_spec spec;
-  executor exec;
-};
-struct dropout_residual_layernorm_args {
-  any_matrix x, residual, sum, y, narrow;
-  const float *gamma, *beta;
-  float *mean, *rstd;
-  float eps;
-  dropout_spec spec;
-  executor exec;
-};
-struct dropout_residual_layernorm_backward_args {
-  any_matrix dy, dy_added, sum, dx, dresidual;
-  const float *gamma, *mean, *rstd;
-  float *dgamma, *dbeta;
-  float* partial;  // layernorm_partial_size(rows, cols)
-  bool accumulate;
-  dropout_spec spec;
-  executor exec;
-};
-}  // namespace detail
-
-EINKORN_END_NAMESPACE
-
-#include "isa.hpp"  // after the arguments: header-only, it brings in the kernels
 
 EINKORN_BEGIN_NAMESPACE
 
@@ -154,7 +112,9 @@ inline void dropout_residual_layernorm_backward(
     detail::require_same_or_apart(function, "dx", dx, "dresidual", dresidual);
   }
   detail::require_dropout(function, spec, sum.rows, sum.cols);
-  float* const partial = detail::row_scratch(detail::layernorm_partial_size(sum.rows, sum.cols));
+  workspace_lease memory(nullptr);
+  auto* const partial = static_cast<float*>(
+      memory.reserve(detail::layernorm_partial_size(sum.rows, sum.cols) * static_cast<index>(sizeof(float))));
   detail::kernels().dropout_residual_layernorm_backward(
       {dy, options.dy_added, sum, dx, dresidual, gamma.data(), mean.data(), rstd.data(), dgamma.data(),
        dbeta.data(), partial, options.accumulate, spec, exec});

@@ -1,48 +1,14 @@
 /// Layer normalisation of the rows of a matrix, forward and backward.
 #pragma once
 
-#include <span>
-
+#include "allocation.hpp"
+#include "detail/layernorm_args.hpp"
 #include "detail/row_checks.hpp"
-#include "detail/row_scratch.hpp"
-#include "executor.hpp"
-#include "types.hpp"
+#include "isa.hpp"
 
 EINKORN_BEGIN_NAMESPACE
 
-/// What else a layer normalisation writes; each is left out when empty.
-struct layernorm_outputs {
-  any_matrix narrow = {};  // bf16 or fp16: y once more, for the next matrix product; y is f32 then
-  std::span<float> mean = {}, rstd = {};  // rows: what backward needs
-};
-
 namespace detail {
-struct layernorm_args {
-  any_matrix x, y, narrow;
-  const float *gamma, *beta;
-  float *mean, *rstd;
-  float eps;
-  executor exec;
-};
-struct layernorm_backward_args {
-  any_matrix dy, x, dx;
-  const float *gamma, *mean, *rstd;
-  float *dgamma, *dbeta;
-  float* partial;  // layernorm_partial_size(rows, cols): what each block of rows sums into
-  bool accumulate;
-  executor exec;
-};
-
-/// dgamma and dbeta are summed over blocks of rows that depend on the shape only, then over the blocks.
-constexpr index layernorm_block_rows(index rows) noexcept { return rows <= 64 * 32 ? 32 : (rows + 63) / 64; }
-constexpr index layernorm_blocks(index rows) noexcept {
-  return (rows + layernorm_block_rows(rows) - 1) / layernorm_block_rows(rows);
-}
-/// Floats. A block has its dgamma and dbeta, and two rows to widen into; each starts at a multiple of 16.
-constexpr index layernorm_partial_stride(index cols) noexcept { return (cols + 15) / 16 * 16; }
-constexpr index layernorm_partial_size(index rows, index cols) noexcept {
-  return 4 * layernorm_blocks(rows) * layernorm_partial_stride(cols);
-}
 
 inline void check_layernorm(const char* function, const any_matrix& x, std::span<const float> gamma,
                             std::span<const float> beta, const any_matrix& y,
@@ -76,12 +42,6 @@ inline void check_layernorm_backward(const char* function, const any_matrix& dy,
   require_size(function, "dbeta.size", dbeta, "x.cols", x.cols);
 }
 }  // namespace detail
-
-EINKORN_END_NAMESPACE
-
-#include "isa.hpp"  // after the arguments: header-only, it brings in the kernels
-
-EINKORN_BEGIN_NAMESPACE
 
 /// y = (x - mean) * rstd * gamma + beta along each row, rstd = 1 / sqrt(mean((x - mean)^2) + eps).
 ///
@@ -122,7 +82,9 @@ inline void layernorm_backward(const any_matrix& dy, const any_matrix& x, std::s
   detail::require_same_shape(function, "dx", dx, "x", x);
   detail::require_same_or_apart(function, "dx", dx, "dy", dy);
   detail::require_same_or_apart(function, "dx", dx, "x", x);
-  float* const partial = detail::row_scratch(detail::layernorm_partial_size(x.rows, x.cols));
+  workspace_lease memory(nullptr);
+  auto* const partial = static_cast<float*>(
+      memory.reserve(detail::layernorm_partial_size(x.rows, x.cols) * static_cast<index>(sizeof(float))));
   detail::kernels().layernorm_backward({dy, x, dx, gamma.data(), mean.data(), rstd.data(), dgamma.data(),
                                         dbeta.data(), partial, accumulate, exec});
 }

@@ -4,7 +4,7 @@
 /// the row is read: the generator's registers and the row's do not compete.
 #pragma once
 
-#include "../dropout.hpp"
+#include "../detail/dropout_args.hpp"
 #include "layernorm.hpp"
 #include "philox.hpp"
 #include "rows.hpp"

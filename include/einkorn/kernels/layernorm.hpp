@@ -1,7 +1,7 @@
 /// Layer normalisation and its gradients: a row is read from memory once and stays in L1 for the next passes.
 #pragma once
 
-#include "../layernorm.hpp"
+#include "../detail/layernorm_args.hpp"
 #include "rows.hpp"
 
 EINKORN_BEGIN_LEVEL

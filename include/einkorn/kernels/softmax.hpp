@@ -1,7 +1,7 @@
 /// Softmax and its gradient, row by row: a row is read from memory once and stays in L1 for the next passes.
 #pragma once
 
-#include "../softmax.hpp"
+#include "../detail/softmax_args.hpp"
 #include "math.hpp"
 #include "rows.hpp"
 
