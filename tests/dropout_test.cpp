@@ -25,10 +25,9 @@ TEST_CASE("Philox4x32-10 gives the known answers of Random123") {
         philox_block{0xd16cfe09u, 0x94fdccebu, 0x5001e420u, 0x24126ea1u});
 }
 
-// Bits of a known block through the kernels: with the counter of the second answer above, element e is kept
-// exactly where its 16 bits reach the threshold.
+// The first answer's block through the kernels: element e is kept exactly where its 16 bits reach the
+// threshold.
 TEST_CASE("the kernels drop what the known answers say") {
-  constexpr std::uint32_t ones = 0xffffffffu;
   const std::uint32_t words[] = {0x6627e8d5u, 0xe169c58du, 0xbc57ac4cu, 0x9b00dbd8u};
   on_each_level([&](einkorn::isa) {
     for (const float p : {0.1f, 0.3f, 0.5f, 0.69f, 0.9f}) {
@@ -43,7 +42,6 @@ TEST_CASE("the kernels drop what the known answers say") {
       }
     }
   });
-  CHECK(ones != 0);
 }
 
 struct layout {

@@ -80,17 +80,16 @@ TEST_CASE("layernorm equals the reference for every type, length and level") {
             CAPTURE(cols);
             const forward_case k(x_type, output[0], output[1], rows, cols, random);
             k.run(1e-12f);
-            // One element a row: the variance is the rounding of x - mean, which is 0.
             const error_count errors = compare(k, 1e-12f);
             CHECK(errors.wrong == 0);
             CHECK(k.y.intact());
             CHECK(k.narrow.intact());
             CHECK(k.mean.intact());
             CHECK(k.rstd.intact());
-            worst = std::fmax(worst, errors.worst);
+            if (output[0] == dtype::f32 && output[1] == dtype::f32) worst = std::fmax(worst, errors.worst);
           }
   });
-  MESSAGE("worst error / bound: ", worst);
+  MESSAGE("worst error / bound with f32 outputs: ", worst);
 }
 
 TEST_CASE("layernorm: a large offset, constant rows, 100,000 columns, NaN, in place") {
@@ -214,10 +213,10 @@ TEST_CASE("layernorm_backward equals the reference for every type, length and le
               CHECK(k.dx.intact());
               CHECK(k.dgamma.intact());
               CHECK(k.dbeta.intact());
-              worst = std::fmax(worst, errors.worst);
+              if (dx_type == dtype::f32) worst = std::fmax(worst, errors.worst);
             }
   });
-  MESSAGE("worst error / bound: ", worst);
+  MESSAGE("worst error / bound with f32 outputs: ", worst);
 }
 
 TEST_CASE("layernorm_backward: wrong gradients are found, threads, in place, accumulation, no rows") {

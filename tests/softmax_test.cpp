@@ -73,13 +73,13 @@ TEST_CASE("softmax equals the reference for every type, length, mask and level")
             CHECK(errors.wrong == 0);
             CHECK(y.intact());
             CHECK(lse.intact());
-            worst = std::fmax(worst, errors.worst);
+            if (y_type == dtype::f32) worst = std::fmax(worst, errors.worst);
           }
         }
       }
     }
   });
-  MESSAGE("worst error / bound: ", worst);
+  MESSAGE("worst error / bound with f32 outputs: ", worst);
 }
 
 TEST_CASE("the comparison finds a wrong element and a NaN") {
@@ -223,7 +223,7 @@ TEST_CASE("softmax_backward equals the reference for every type, length and leve
             }
             CHECK(errors.wrong == 0);
             CHECK(dx.intact());
-            worst = std::fmax(worst, errors.worst);
+            if (dx_type == dtype::f32) worst = std::fmax(worst, errors.worst);
             if (dx_type == dy_type) {  // in place of dy
               const typed_matrix again(dy_type, rows, cols, 2);
               for (index r = 0; r < rows; ++r)
@@ -233,7 +233,7 @@ TEST_CASE("softmax_backward equals the reference for every type, length and leve
             }
           }
   });
-  MESSAGE("worst error / bound: ", worst);
+  MESSAGE("worst error / bound with f32 outputs: ", worst);
 }
 
 TEST_CASE("the reference's gradient equals central differences of the reference") {
