@@ -58,7 +58,7 @@ inline void activate(const detail::activate_args& args) {
 template <class Value>
 inline void sum_columns(const executor& exec, index rows, index cols, float* partial, float* out,
                         bool accumulate, const Value& value) {
-  constexpr index chunk = 1024;  // columns of a task: the sums stay in L1, reads stay long
+  constexpr index chunk = 4096;  // columns of a task: the sums stay in L1, reads stay long
   const index block_rows = detail::column_sum_block_rows(rows), blocks = detail::column_sum_blocks(rows);
   const index stride = detail::column_sum_partial_stride(cols), chunks = (cols + chunk - 1) / chunk;
   parallel_for(exec, blocks * chunks, [&](index task) {
