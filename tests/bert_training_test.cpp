@@ -1,0 +1,347 @@
+// Training around the model: dropout's gradients, the same bits for any number of threads, the order in which
+// gradients are announced, micro-batches, the state that is enumerated, and the numbers that never change.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "bert.hpp"
+#include "parameters.hpp"
+#include "support.hpp"
+#include "trainer.hpp"
+
+namespace {
+
+using namespace bert_qa;
+using einkorn::dtype;
+
+bert_config tiny_config(double dropout) {
+  bert_config config;
+  config.hidden_size = 24;
+  config.num_hidden_layers = 2;
+  config.num_attention_heads = 3;
+  config.intermediate_size = 40;
+  config.vocab_size = 50;
+  config.max_position_embeddings = 32;
+  config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout;
+  config.initializer_range = 0.3;  // so that no gradient drowns in rounding
+  return config;
+}
+
+/// Features of lengths 5 to 24 whose answer can be learned: it stands where the token 7 is.
+std::vector<feature> make_data(int count) {
+  std::vector<feature> data(static_cast<std::size_t>(count));
+  std::uint32_t state = 12345;
+  const auto next = [&](std::uint32_t below) {
+    state = state * 1664525u + 1013904223u;
+    return static_cast<std::int32_t>((state >> 8) % below);
+  };
+  for (feature& f : data) {
+    const auto length = 5 + next(20);
+    for (std::int32_t t = 0; t < length; ++t) {
+      f.input_ids.push_back(8 + next(40));
+      f.token_type_ids.push_back(t > length / 3 ? 1 : 0);
+    }
+    f.start_position = 1 + next(static_cast<std::uint32_t>(length - 2));
+    f.end_position = std::min(length - 1, f.start_position + next(3));
+    f.input_ids[static_cast<std::size_t>(f.start_position)] = 7;
+    f.offsets.resize(f.input_ids.size());
+  }
+  return data;
+}
+
+struct setup {
+  bert_config config;
+  parameter_table table;
+  std::unique_ptr<bert> model;
+
+  explicit setup(double dropout, dtype type = dtype::f32)
+      : config(tiny_config(dropout)), table(config, type), model(make_bert(config, table)) {
+    table.initialise(3);
+  }
+};
+
+struct thread_count {
+  explicit thread_count(const einkorn::executor& exec) : before(einkorn::default_executor()) {
+    einkorn::set_default_executor(exec);
+  }
+  ~thread_count() { einkorn::set_default_executor(before); }
+  einkorn::executor before;
+};
+
+double distance(std::span<const float> x, std::span<const float> y) {
+  double sum = 0;
+  for (std::size_t i = 0; i < x.size(); ++i)
+    sum += (static_cast<double>(x[i]) - y[i]) * (static_cast<double>(x[i]) - y[i]);
+  return std::sqrt(sum);
+}
+double norm(std::span<const float> x) {
+  double sum = 0;
+  for (const float v : x) sum += static_cast<double>(v) * v;
+  return std::sqrt(sum);
+}
+
+training_options small_options() {
+  return {.batch_size = 6, .epochs = 2, .learning_rate = 1e-2, .weight_decay = 0.01, .seed = 11};
+}
+
+}  // namespace
+
+TEST_CASE("with dropout: the gradient along random directions equals the difference quotient") {
+  const auto data = make_data(4);
+  batch_builder batch;
+  const std::vector<std::int32_t> all = {0, 1, 2, 3};
+  for (const padding pad : {padding::longest, padding::none}) {
+    setup s(0.2);
+    batch.build(data, all, 0, pad, 0, 0);
+    span_labels labels = batch.labels();
+    labels.start_divisor = labels.end_divisor = 4;
+    const dropout_key key{5, 9};
+    const auto loss = [&] {
+      s.model->weights_changed();
+      s.model->forward(batch.tokens(), &key);
+      return s.model->loss(labels, true);
+    };
+    s.table.clear_gradients();
+    const double base = loss();
+    CHECK(loss() == base);  // the mask depends on the key alone
+    s.model->backward();
+    const dropout_key other{5, 10};
+    s.model->forward(batch.tokens(), &other);
+    CHECK(s.model->loss(labels, true) != base);
+    s.model->forward(batch.tokens(), nullptr);
+    CHECK(s.model->loss(labels, true) != base);
+
+    // Each tensor along the signs of its gradient, where the slope is the sum of magnitudes. The padding row
+    // gets no gradient, although the loss depends on it: sign 0.
+    for (parameter& p : s.table.all()) {
+      INFO(p.name);
+      std::vector<float> direction(p.count), start(p.value.begin(), p.value.end());
+      double slope = 0;
+      for (std::size_t i = 0; i < p.count; ++i) {
+        direction[i] = p.gradient[i] > 0 ? 1.0f : p.gradient[i] < 0 ? -1.0f : 0.0f;
+        slope += std::abs(static_cast<double>(p.gradient[i]));
+      }
+      const float h = 2e-3f / static_cast<float>(std::sqrt(static_cast<double>(p.count)));
+      const auto at = [&](float step) {
+        for (std::size_t i = 0; i < p.count; ++i) p.value[i] = start[i] + step * direction[i];
+        return loss();
+      };
+      // Fourth order, so that h can be large against f32's rounding.
+      const double quotient =
+          (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12.0 * static_cast<double>(h));
+      std::ranges::copy(start, p.value.begin());
+      CHECK(std::abs(quotient - slope) <= 0.02 * slope + 1e-3 * std::sqrt(static_cast<double>(p.count)));
+    }
+  }
+}
+
+TEST_CASE("the same bits after three steps for 1, 2, 3 and 7 threads, in f32 and bf16") {
+  const auto data = make_data(30);
+  for (const dtype type : {dtype::f32, dtype::bf16}) {
+    std::vector<float> expected;
+    test::with_thread_counts([&](const einkorn::executor& executor) {
+      const thread_count used(executor);
+      setup s(0.1, type);
+      trainer training(s.config, s.table, *s.model, data, small_options());
+      for (int step = 0; step < 3; ++step) training.step();
+      std::vector<float> weights;
+      for (const parameter& p : s.table.all()) weights.insert(weights.end(), p.value.begin(), p.value.end());
+      if (expected.empty()) expected = weights;
+      CHECK(std::memcmp(expected.data(), weights.data(), weights.size() * sizeof(float)) == 0);
+    });
+  }
+}
+
+TEST_CASE("gradients are announced group by group in the order of the arena, and are final then") {
+  const auto data = make_data(12);
+  setup s(0.1);
+  training_options options = small_options();
+  options.accumulation = 2;
+  trainer training(s.config, s.table, *s.model, data, options);
+  std::vector<float> seen(s.table.gradients().size(), 0.0f);
+  std::size_t next = 0, end = 0;
+  training.gradients([&](std::size_t group) {
+    CHECK(group == next++);
+    const parameter_group g = s.table.groups()[group];
+    CHECK(g.offset == end);
+    end = g.offset + g.length;
+    std::copy_n(s.table.gradients().begin() + static_cast<std::ptrdiff_t>(g.offset), g.length,
+                seen.begin() + static_cast<std::ptrdiff_t>(g.offset));
+  });
+  CHECK(next == s.table.groups().size());  // once, with the last micro-batch
+  CHECK(end == s.table.gradients().size());
+  CHECK(norm(seen) > 0);
+  CHECK(std::memcmp(seen.data(), s.table.gradients().data(), seen.size() * sizeof(float)) == 0);
+}
+
+TEST_CASE("micro-batches give the gradient of the whole batch, with the same dropout") {
+  const auto data = make_data(12);
+  for (const padding pad : {padding::max_length, padding::none}) {
+    setup whole(0.1), parts(0.1);
+    training_options options = small_options();
+    options.pad = pad;
+    options.max_length = 24;
+    options.batch_size = 12;
+    trainer one(whole.config, whole.table, *whole.model, data, options);
+    const step_report a = one.gradients();
+    for (const std::int64_t size : {1, 3, 5}) {
+      options.batch_size = size;
+      options.accumulation = (12 + size - 1) / size;
+      trainer many(parts.config, parts.table, *parts.model, std::span(data).first(12), options);
+      const step_report b = many.gradients();
+      CHECK(b.samples == 12);
+      CHECK(b.loss == doctest::Approx(a.loss).epsilon(1e-5));
+      CHECK(distance(parts.table.gradients(), whole.table.gradients()) <=
+            1e-5 * norm(whole.table.gradients()));
+    }
+  }
+}
+
+TEST_CASE("the state is complete: a second trainer that takes it over continues with the same bits") {
+  const auto data = make_data(20);
+  const auto weights_of = [](setup& s) {
+    std::vector<float> weights;
+    for (const parameter& p : s.table.all()) weights.insert(weights.end(), p.value.begin(), p.value.end());
+    return weights;
+  };
+  for (const dtype type : {dtype::f32, dtype::bf16}) {
+    setup a(0.1, type);
+    training_options options = small_options();
+    options.epochs = 3;
+    trainer first(a.config, a.table, *a.model, data, options);
+    for (int step = 0; step < 5; ++step) first.step();
+
+    setup b(0.1, type);
+    b.table.initialise(999);
+    trainer second(b.config, b.table, *b.model, data, options);
+    auto from = first.state(), to = second.state();
+    REQUIRE(from.size() == to.size());
+    std::set<std::string> names;
+    for (std::size_t i = 0; i < from.size(); ++i) {
+      REQUIRE(from[i].name == to[i].name);
+      REQUIRE(from[i].bytes.size() == to[i].bytes.size());
+      CHECK(names.insert(from[i].name).second);
+      std::ranges::copy(from[i].bytes, to[i].bytes.begin());
+    }
+    second.state_restored();
+    while (!first.finished()) {
+      const step_report x = first.step(), y = second.step();
+      CHECK(x.loss == y.loss);
+      CHECK(x.learning_rate == y.learning_rate);
+    }
+    CHECK(second.finished());
+    CHECK(weights_of(a) == weights_of(b));
+  }
+}
+
+TEST_CASE("a small model learns, in f32 and bf16") {
+  if (test::quick()) return;
+  const auto data = make_data(60);
+  for (const dtype type : {dtype::f32, dtype::bf16}) {
+    setup s(0, type);
+    training_options options = small_options();
+    options.epochs = 12;
+    options.learning_rate = 3e-3;
+    trainer training(s.config, s.table, *s.model, data, options);
+    double first = 0, last = 0;
+    while (!training.finished()) {
+      const step_report r = training.step();
+      if (r.step <= 10) first += r.loss / 10;
+      if (r.step > training.total_steps() - 10) last += r.loss / 10;
+    }
+    CHECK(first > 2);
+    CHECK(last < 0.5 * first);
+  }
+}
+
+TEST_CASE("a step whose gradients are not finite changes nothing but the position in the data") {
+  const auto data = make_data(20);
+  setup s(0.1);
+  trainer training(s.config, s.table, *s.model, data, small_options());
+  const double rate = training.step().learning_rate;
+  CHECK(rate == doctest::Approx(1e-2));
+  parameter& gamma = s.table.all()[s.table.index_of("bert.embeddings.LayerNorm.weight")];
+  const float kept = gamma.value[3];
+  gamma.value[3] = std::numeric_limits<float>::infinity();
+  const std::vector<float> before(gamma.value.begin(), gamma.value.end());
+  const step_report bad = training.step();
+  CHECK(bad.skipped);
+  CHECK(training.skipped_steps() == 1);
+  CHECK(std::equal(before.begin(), before.end(), gamma.value.begin()));
+  gamma.value[3] = kept;
+  s.model->weights_changed();
+  const step_report good = training.step();
+  CHECK(!good.skipped);
+  CHECK(good.learning_rate == bad.learning_rate);  // the schedule did not advance
+  CHECK(good.step == 3);
+}
+
+TEST_CASE("the epoch's order is a permutation, another one every epoch") {
+  const auto a = permutation(1000, 42, 0), b = permutation(1000, 42, 1), c = permutation(1000, 43, 0);
+  CHECK(a == permutation(1000, 42, 0));
+  CHECK(a != b);
+  CHECK(a != c);
+  auto sorted = a;
+  std::ranges::sort(sorted);
+  for (std::int32_t i = 0; i < 1000; ++i) CHECK(sorted[static_cast<std::size_t>(i)] == i);
+  CHECK(permutation(1, 42, 0) == std::vector<std::int32_t>{0});
+}
+
+TEST_CASE("steps and learning rates as Transformers counts them") {
+  const auto data = make_data(20);
+  setup s(0);
+  training_options options = small_options();  // 20 features, batch 6: 4 steps an epoch
+  trainer two(s.config, s.table, *s.model, data, options);
+  CHECK(two.steps_per_epoch() == 4);
+  CHECK(two.total_steps() == 8);
+  CHECK(two.learning_rate_at(0) == doctest::Approx(1e-2));
+  CHECK(two.learning_rate_at(6) == doctest::Approx(1e-2 * 2 / 8));
+  options.warmup_steps = 2;
+  trainer warm(s.config, s.table, *s.model, data, options);
+  CHECK(warm.learning_rate_at(0) == 0);
+  CHECK(warm.learning_rate_at(1) == doctest::Approx(5e-3));
+  CHECK(warm.learning_rate_at(2) == doctest::Approx(1e-2));
+  CHECK(warm.learning_rate_at(5) == doctest::Approx(5e-3));
+  options.schedule = lr_schedule::cosine;
+  trainer cosine(s.config, s.table, *s.model, data, options);
+  CHECK(cosine.learning_rate_at(5) == doctest::Approx(5e-3));
+  CHECK(cosine.learning_rate_at(8) == doctest::Approx(0).scale(1e-2));
+  options.max_steps = 3;
+  trainer three(s.config, s.table, *s.model, data, options);
+  CHECK(three.total_steps() == 3);
+}
+
+TEST_CASE("Philox4x32-10 as in the known answers of its authors; initial weights are N(0, range^2)") {
+  // Random123's kat_vectors: counter 0, key 0; and the digits of pi.
+  const auto zero = philox4x32(0, {{0, 0, 0, 0}});
+  CHECK(zero.word[0] == 0x6627e8d5u);
+  CHECK(zero.word[1] == 0xe169c58du);
+  CHECK(zero.word[2] == 0xbc57ac4cu);
+  CHECK(zero.word[3] == 0x9b00dbd8u);
+  const auto pi = philox4x32(0x299f31d0a4093822u, {{0x243f6a88u, 0x85a308d3u, 0x13198a2eu, 0x03707344u}});
+  CHECK(pi.word[0] == 0xd16cfe09u);
+  CHECK(pi.word[1] == 0x94fdccebu);
+  CHECK(pi.word[2] == 0x5001e420u);
+  CHECK(pi.word[3] == 0x24126ea1u);
+
+  const int n = 100000;
+  double sum = 0, squares = 0, fourth = 0;
+  for (std::uint64_t i = 0; i < n; ++i) {
+    const double x = normal(1, "a", i);
+    sum += x;
+    squares += x * x;
+    fourth += x * x * x * x;
+  }
+  CHECK(std::abs(sum / n) < 0.015);
+  CHECK(squares / n == doctest::Approx(1).epsilon(0.02));
+  CHECK(fourth / n == doctest::Approx(3).epsilon(0.06));
+  CHECK(normal(1, "a", 0) != normal(1, "b", 0));
+  CHECK(normal(1, "a", 0) != normal(2, "a", 0));
+}
