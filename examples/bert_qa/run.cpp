@@ -177,12 +177,14 @@ class session {
     check_output(given_);
   }
 
-  feature_options checked_options() const {
-    if (given_.max_seq_length > files_.config.max_position_embeddings)
-      throw input_error(
-          "--max_seq_length",
-          "at most the model's " + std::to_string(files_.config.max_position_embeddings) + " positions",
-          std::to_string(given_.max_seq_length));
+  /// As run_qa.py: windows are no longer than the model's positions.
+  feature_options checked_options() {
+    if (given_.max_seq_length > files_.config.max_position_embeddings) {
+      say("--max_seq_length: " + std::to_string(given_.max_seq_length) +
+          " is more than the model has positions; " + std::to_string(files_.config.max_position_embeddings) +
+          " are used");
+      given_.max_seq_length = files_.config.max_position_embeddings;
+    }
     const feature_options options{static_cast<std::int32_t>(given_.max_seq_length),
                                   static_cast<std::int32_t>(given_.doc_stride)};
     check_feature_options(options);

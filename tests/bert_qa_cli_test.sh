@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# bert_qa from the outside. Bad input: exit code 2, one line on stderr that names the place, what was expected
+# and what was found, and nothing written. Good input: the files that Transformers would have written.
+# bert_qa_cli_test.sh BERT_QA
+set -uo pipefail
+program=$1
+work=$(mktemp -d)
+trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
+failures=0 checks=0
+fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
+
+# refuses WORDS -- ARGUMENTS: the line must contain each of the words, which are separated by |
+refuses() {
+  local words=$1
+  shift 2
+  checks=$((checks + 1))
+  rm -rf "$work/out"
+  "$program" "$@" >"$work/stdout" 2>"$work/stderr"
+  local code=$?
+  [ $code = 2 ] || fail "exit code $code, expected 2: $*"
+  [ "$(wc -l <"$work/stderr")" = 1 ] || { fail "not one line on stderr: $*"; cat "$work/stderr"; }
+  grep -q '^bert_qa: ' "$work/stderr" || fail "the line does not begin with the program: $(cat "$work/stderr")"
+  local word
+  while IFS= read -r word; do
+    grep -qF -- "$word" "$work/stderr" || fail "no '$word' in: $(cat "$work/stderr")"
+  done < <(tr '|' '\n' <<<"$words")
+  [ ! -e "$work/out" ] || [ -z "$(ls -A "$work/out")" ] || fail "left files behind: $(ls -A "$work/out")"
+}
+
+cat >"$work/train.json" <<'JSON'
+{"version": "1.1", "data": [{"title": "t", "paragraphs": [{"context": "Anna lives in Rome since 1999.",
+ "qas": [{"id": "1", "question": "Where does Anna live?", "answers": [{"text": "Rome", "answer_start": 14}]},
+         {"id": "2", "question": "Since when?", "answers": [{"text": "1999", "answer_start": 25}]}]}]}]}
+JSON
+
+# A model to damage: one step of the embedded one.
+"$program" --do_train --max_steps 1 --max_train_samples 8 --output_dir "$work/model" >"$work/stdout" 2>&1 ||
+  { cat "$work/stdout"; exit 1; }
+for file in config.json vocab.txt model.safetensors tokenizer_config.json train_results.json all_results.json \
+            trainer_state.json; do
+  [ -s "$work/model/$file" ] || fail "no $file was written"
+done
+grep -q '^summary {.*"step_seconds_median"' "$work/stdout" || fail "no summary line"
+
+damaged() { rm -rf "$work/bad"; cp -r "$work/model" "$work/bad"; }
+common=(--train_file "$work/train.json" --do_train --max_seq_length 64 --doc_stride 16 --output_dir "$work/out")
+window=(--max_seq_length 64 --doc_stride 16)
+model=(--model_name_or_path "$work/model")
+bad=(--model_name_or_path "$work/bad")
+
+# And it can be used: trained further from the folder, evaluated, with predictions.
+"$program" "${model[@]}" "${common[@]}" --validation_file "$work/train.json" --do_eval --do_predict \
+  --test_file "$work/train.json" --num_train_epochs 1 --save_steps 1 --per_device_train_batch_size 1 --bf16 \
+  >"$work/stdout" 2>"$work/stderr" || fail "a good run ended with $?: $(cat "$work/stderr")"
+for file in eval_results.json eval_predictions.json eval_nbest_predictions.json predict_predictions.json \
+            checkpoint-1/model.safetensors checkpoint-1/training_state.safetensors \
+            checkpoint-1/trainer_state.json checkpoint-1/config.json; do
+  [ -s "$work/out/$file" ] || fail "no $file was written"
+done
+checks=$((checks + 2))
+
+# Files
+refuses "nowhere.json" -- "${model[@]}" --train_file "$work/nowhere.json" --do_train "${window[@]}" \
+  --output_dir "$work/out"
+refuses "nomodel" -- --model_name_or_path "$work/nomodel" "${common[@]}"
+echo '{"data": [' >"$work/broken.json"
+refuses "broken.json" -- "${model[@]}" --train_file "$work/broken.json" --do_train "${window[@]}" --output_dir "$work/out"
+echo '{"data": [{"title": "t", "paragraphs": 3}]}' >"$work/wrong.json"
+refuses "wrong.json|data[0].paragraphs|array|3" -- "${model[@]}" --train_file "$work/wrong.json" --do_train \
+  "${window[@]}" --output_dir "$work/out"
+damaged; rm "$work/bad/config.json"
+refuses "config.json" -- "${bad[@]}" "${common[@]}"
+damaged; rm "$work/bad/vocab.txt" "$work/bad/tokenizer.json" 2>/dev/null
+refuses "vocab.txt" -- "${bad[@]}" "${common[@]}"
+damaged; rm "$work/bad/model.safetensors"
+refuses "model.safetensors" -- "${bad[@]}" "${common[@]}"
+
+# Contents
+damaged; sed -i 's/^\[CLS\]$/cls/' "$work/bad/vocab.txt"; rm -f "$work/bad/tokenizer.json"
+refuses "vocab.txt|[CLS]" -- "${bad[@]}" "${common[@]}"
+damaged; sed -i 's/"model_type": *"bert"/"model_type": "gpt2"/; s/BertForQuestionAnswering/GPT2LMHeadModel/' \
+  "$work/bad/config.json"
+refuses "config.json|gpt2" -- "${bad[@]}" "${common[@]}"
+damaged; sed -i 's/"hidden_size": *[0-9]*/"hidden_size": 30/; s/"num_attention_heads": *[0-9]*/"num_attention_heads": 3/' \
+  "$work/bad/config.json"
+refuses "model.safetensors|shape" -- "${bad[@]}" "${common[@]}"
+damaged; truncate -s -100 "$work/bad/model.safetensors"
+refuses "model.safetensors" -- "${bad[@]}" "${common[@]}"
+damaged; printf '\xff\xff\xff\xff\xff\xff\xff\x7f' | dd of="$work/bad/model.safetensors" conv=notrunc 2>/dev/null
+refuses "model.safetensors" -- "${bad[@]}" "${common[@]}"
+damaged; echo extra >>"$work/bad/vocab.txt"
+refuses "vocab.txt|tokens of config.json" -- "${bad[@]}" "${common[@]}"
+
+# Flags
+refuses "--doc_stride|64" -- "${model[@]}" --train_file "$work/train.json" --do_train --max_seq_length 64 \
+  --doc_stride 61 --output_dir "$work/out"
+refuses "--learnin_rate|--learning_rate" -- "${model[@]}" "${common[@]}" --learnin_rate 1
+touch "$work/file"
+refuses "$work/file" -- "${model[@]}" --train_file "$work/train.json" --do_train "${window[@]}" \
+  --output_dir "$work/file"
+refuses "/proc/nothing" -- "${model[@]}" --train_file "$work/train.json" --do_train "${window[@]}" \
+  --output_dir /proc/nothing
+mkdir "$work/full"; touch "$work/full/mine"
+refuses "full|--overwrite_output_dir" -- "${model[@]}" --train_file "$work/train.json" --do_train "${window[@]}" \
+  --output_dir "$work/full"
+[ "$(ls -A "$work/full")" = mine ] || fail "wrote into a folder that was not empty"
+
+# ISA levels
+EINKORN_ISA=sse9 refuses "EINKORN_ISA|sse9|baseline" -- --do_train --max_steps 1 --output_dir "$work/out"
+if ! grep -q amx_tile /proc/cpuinfo; then
+  EINKORN_ISA=amx refuses "EINKORN_ISA|amx|CPUID" -- --do_train --max_steps 1 --output_dir "$work/out"
+fi
+
+echo "$checks checks, $failures failures"
+[ "$failures" = 0 ]
