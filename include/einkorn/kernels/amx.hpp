@@ -45,9 +45,13 @@ inline void zero() {
   asm volatile("tilezero %%tmm%c0" : : "i"(Tile) : "memory");
 }
 
-template <int Tile>
+/// Row r from rows + Offset + r * stride. An offset of its own keeps address arithmetic out of inner loops.
+template <int Tile, int Offset = 0>
 inline void load(const void* rows, std::ptrdiff_t stride) {
-  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(rows), "r"(stride), "i"(Tile) : "memory");
+  asm volatile("tileloadd %c3(%0,%1,1), %%tmm%c2"
+               :
+               : "r"(rows), "r"(stride), "i"(Tile), "i"(Offset)
+               : "memory");
 }
 
 /// As load, with the hint that the data need not stay in the nearest cache.
