@@ -53,22 +53,30 @@ struct gemm_amx_kernel {
     const index steps = t.groups / block, rest = t.groups % block;
     const index a_stride = t.a_stride, b_stride = t.b_stride, b_step = block * b_stride;
     const char *a = t.a, *lower_a = a + half * a_stride, *b = t.b;
+    // What is added to acc is summed from zero first, as by every other kernel.
+    alignas(64) accumulator product[mr * nr];
+    accumulator* const out = t.accumulate ? product : t.acc;
+    const index stride = t.accumulate ? nr : t.acc_stride;
     if (rows != mr) amx::load_config(config(rows, block));
-    begin<TwoRows, TwoCols>(t);
+    begin<TwoRows, TwoCols>(t.initial);
     for (index step = steps; step > 0; --step) {
       multiply<TwoRows, TwoCols>(a, lower_a, a_stride, b, b_stride);
       a += 4 * block;
       lower_a += 4 * block;
       b += b_step;
     }
-    end<TwoRows, TwoCols>(t);
+    end<TwoRows, TwoCols>(out, stride);
     if (rest > 0) {  // a new configuration clears the tiles, so the sums go through memory
       amx::load_config(config(rows, rest));
-      load_sums<TwoRows, TwoCols>(t.acc, t.acc_stride);
+      load_sums<TwoRows, TwoCols>(out, stride);
       multiply<TwoRows, TwoCols>(a, lower_a, a_stride, b, b_stride);
-      end<TwoRows, TwoCols>(t);
+      end<TwoRows, TwoCols>(out, stride);
     }
     if (rows != mr || rest > 0) amx::load_config(config(mr, block));
+    if (t.accumulate)
+      for (index row = 0; row < rows; ++row)
+        for (index col = 0; col < (TwoCols ? nr : half); col += lanes)
+          add(t.acc + row * t.acc_stride + col, product + row * nr + col);
   }
 
   template <bool TwoRows, bool TwoCols>
@@ -85,11 +93,9 @@ struct gemm_amx_kernel {
   }
 
   template <bool TwoRows, bool TwoCols>
-  static void begin(const args& t) {
-    if (t.accumulate) {
-      load_sums<TwoRows, TwoCols>(t.acc, t.acc_stride);
-    } else if (t.initial != nullptr) {  // a stride of 0 gives every row of a tile the same numbers
-      load_sums<TwoRows, TwoCols>(t.initial, 0);
+  static void begin(const accumulator* initial) {
+    if (initial != nullptr) {  // a stride of 0 gives every row of a tile the same numbers
+      load_sums<TwoRows, TwoCols>(initial, 0);
     } else {
       amx::zero<0>();
       if constexpr (TwoCols) amx::zero<1>();
@@ -107,12 +113,18 @@ struct gemm_amx_kernel {
   }
 
   template <bool TwoRows, bool TwoCols>
-  static void end(const args& t) {
-    const index stride = t.acc_stride;
-    amx::store<0>(t.acc, 4 * stride);
-    if constexpr (TwoCols) amx::store<1>(t.acc + half, 4 * stride);
-    if constexpr (TwoRows) amx::store<2>(t.acc + half * stride, 4 * stride);
-    if constexpr (TwoRows && TwoCols) amx::store<3>(t.acc + half * stride + half, 4 * stride);
+  static void end(accumulator* to, index stride) {
+    amx::store<0>(to, 4 * stride);
+    if constexpr (TwoCols) amx::store<1>(to + half, 4 * stride);
+    if constexpr (TwoRows) amx::store<2>(to + half * stride, 4 * stride);
+    if constexpr (TwoRows && TwoCols) amx::store<3>(to + half * stride + half, 4 * stride);
+  }
+
+  static void add(float* to, const float* from) {
+    _mm512_storeu_ps(to, _mm512_add_ps(_mm512_load_ps(from), _mm512_loadu_ps(to)));
+  }
+  static void add(std::int32_t* to, const std::int32_t* from) {
+    _mm512_storeu_si512(to, _mm512_add_epi32(_mm512_load_si512(from), _mm512_loadu_si512(to)));
   }
 };
 
