@@ -36,6 +36,7 @@ int end_of(Body body, std::string& words) {
   const pid_t child = fork();
   if (child == 0) {
     dup2(ends[1], STDERR_FILENO);
+    signal(SIGSEGV, SIG_DFL);  // address sanitizer has a handler of its own
     body();
     _exit(0);
   }

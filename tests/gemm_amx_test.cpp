@@ -8,11 +8,11 @@
 
 using einkorn::bf16;
 using einkorn::fp16;
-using einkorn::index;
 using einkorn::matrix_view;
 using einkorn::testing::amx_emulator;
 using einkorn::testing::amx_op;
 
+namespace test {
 namespace {
 
 /// The amx level for a scope, if the rest of it (AVX512-BF16) is there.
@@ -41,11 +41,11 @@ constexpr amx_op product_of() {
 /// A matrix of random numbers, stored transposed where asked, with NaN or -1 between its rows.
 template <class T>
 struct operand {
-  test::guarded_matrix<T> memory;
+  guarded_matrix<T> memory;
   bool transposed;
-  operand(index rows, index cols, bool transposed_, test::random_numbers& random, index padding)
+  operand(index rows, index cols, bool transposed_, random_numbers& random, index padding)
       : memory(transposed_ ? cols : rows, transposed_ ? rows : cols, padding), transposed(transposed_) {
-    test::fill_random(memory.view(), random);
+    fill_random(memory.view(), random);
   }
   matrix_view<const T> view() const {
     const auto plain = memory.const_view();
@@ -55,7 +55,7 @@ struct operand {
 
 /// Elements of C that are wrong.
 template <class A, class B, class C>
-int wrong_elements(const matrix_view<A>& a, const matrix_view<B>& b, const test::guarded_matrix<C>& c) {
+int wrong_elements(const matrix_view<A>& a, const matrix_view<B>& b, const guarded_matrix<C>& c) {
   int wrong = 0;
   if constexpr (std::is_same_v<C, std::int32_t>) {
     const auto truth = einkorn::reference::gemm_int(a, b, c.view());
@@ -68,8 +68,8 @@ int wrong_elements(const matrix_view<A>& a, const matrix_view<B>& b, const test:
       for (index col = 0; col < c.cols; ++col) {
         const auto i = static_cast<std::size_t>(row * c.cols + col);
         const double bound = static_cast<double>(a.cols + 2) * 0x1p-23 * truth.magnitude[i] +
-                             test::eps_of<C> * std::abs(truth.c[i]) + test::tiny_of<C>;
-        wrong += !test::within(static_cast<double>(c.view()(row, col)), truth.c[i], bound);
+                             eps_of<C> * std::abs(truth.c[i]) + tiny_of<C>;
+        wrong += !within(static_cast<double>(c.view()(row, col)), truth.c[i], bound);
       }
   }
   return wrong + !c.intact();
@@ -77,12 +77,12 @@ int wrong_elements(const matrix_view<A>& a, const matrix_view<B>& b, const test:
 
 template <class A, class B, class C>
 void check_shapes(const amx_level& level, bool tiles) {
-  test::random_numbers random(7);
+  random_numbers random(7);
   constexpr amx_op product = product_of<A, B>();
   const std::uint64_t before = level.emulator.count(product);
   const index group = 4 / static_cast<index>(sizeof(A)), step = 16 * group;
   const std::vector<index> sizes =
-      test::quick() ? std::vector<index>{1, 17, 33} : std::vector<index>{1, 2, 15, 16, 17, 31, 32, 33, 65};
+      quick() ? std::vector<index>{1, 17, 33} : std::vector<index>{1, 2, 15, 16, 17, 31, 32, 33, 65};
   int number = 0;
   for (const index rows : sizes)
     for (const index cols : sizes)
@@ -94,7 +94,7 @@ void check_shapes(const amx_level& level, bool tiles) {
         CAPTURE(depth);
         const operand<A> a(rows, depth, number % 4 == 1, random, number % 3);
         const operand<B> b(depth, cols, number % 4 >= 2, random, number % 5);
-        test::guarded_matrix<C> c(rows, cols, number % 2);
+        guarded_matrix<C> c(rows, cols, number % 2);
         einkorn::gemm(a.view(), b.view(), c.view(), {}, einkorn::serial_executor());
         CHECK(wrong_elements(a.view(), b.view(), c) == 0);
       }
@@ -126,9 +126,9 @@ TEST_CASE("s8 by s8 on tiles, around every edge of a tile") {
 TEST_CASE("a 64 x 64 x 128 product takes 64 tile products and at most as many tile loads of A and B") {
   const amx_level level;
   if (!level.available || !level.emulator.emulating()) return;
-  test::random_numbers random(8);
+  random_numbers random(8);
   const operand<bf16> a(64, 128, false, random, 0), b(128, 64, false, random, 0);
-  test::guarded_matrix<float> c(64, 64);
+  guarded_matrix<float> c(64, 64);
   const auto count = [&](amx_op op) { return level.emulator.count(op); };
   const std::uint64_t products = count(amx_op::tdpbf16ps), loads = count(amx_op::tileloadd),
                       stores = count(amx_op::tilestored);
@@ -139,17 +139,66 @@ TEST_CASE("a 64 x 64 x 128 product takes 64 tile products and at most as many ti
   CHECK(wrong_elements(a.view(), b.view(), c) == 0);
 }
 
+TEST_CASE("several depth blocks, and sums added to C, whether or not the tiles write C themselves") {
+  const amx_level level;
+  if (!level.available) return;
+  random_numbers random(12);
+  for (const index cols : {32, 33, 48}) {
+    const operand<bf16> a(35, 2100, false, random, 2), b(2100, cols, false, random, 0);
+    guarded_matrix<float> c(35, cols), first(35, cols);
+    fill_random(first.view(), random, 30);
+    std::copy(first.memory.begin(), first.memory.end(), c.memory.begin());
+    einkorn::epilogue e;
+    e.beta = 1;
+    einkorn::gemm(a.view(), b.view(), c.view(), e, einkorn::serial_executor());
+    const auto truth = einkorn::reference::gemm(a.view(), b.view(), first.view(), e);
+    int wrong = 0;
+    for (std::size_t i = 0; i < truth.c.size(); ++i) {
+      const double bound = 2102 * 0x1p-23 * truth.magnitude[i] + 0x1p-22 * (std::abs(truth.c[i]) + 30);
+      wrong += !within(static_cast<double>(c.memory[static_cast<index>(i)]), truth.c[i], bound);
+    }
+    CHECK(wrong == 0);
+
+    const operand<std::uint8_t> u(35, 4100, false, random, 0);
+    const operand<std::int8_t> s(35, 4100, false, random, 1), w(4100, cols, true, random, 0);
+    guarded_matrix<std::int32_t> sums(35, cols), before(35, cols);
+    const auto check_sums = [&](const auto& left) {
+      fill_random(before.view(), random);
+      std::copy(before.memory.begin(), before.memory.end(), sums.memory.begin());
+      einkorn::gemm(left.view(), w.view(), sums.view(), e, einkorn::serial_executor());
+      const auto exact = einkorn::reference::gemm_int(left.view(), w.view(), before.view(), true);
+      CHECK(std::equal(exact.begin(), exact.end(), sums.memory.begin()));
+    };
+    check_sums(u);
+    check_sums(s);
+  }
+}
+
+TEST_CASE("operands of two types, and of f32, are right at the amx level too") {
+  const amx_level level;
+  if (!level.available) return;
+  random_numbers random(13);
+  const operand<bf16> a(33, 65, false, random, 0);
+  const operand<fp16> b(65, 35, true, random, 1);
+  const operand<float> f(33, 65, true, random, 0);
+  guarded_matrix<float> c(33, 35);
+  einkorn::gemm(a.view(), b.view(), c.view());
+  CHECK(wrong_elements(a.view(), b.view(), c) == 0);
+  einkorn::gemm(f.view(), b.view(), c.view());
+  CHECK(wrong_elements(f.view(), b.view(), c) == 0);
+}
+
 TEST_CASE("packed B, the epilogue and bf16 results go through the tiles too") {
   const amx_level level;
   if (!level.available) return;
-  test::random_numbers random(9);
+  random_numbers random(9);
   for (const index rows : {5, 33}) {
     const operand<bf16> a(rows, 70, false, random, 0), w(70, 50, true, random, 0);
-    test::guarded_buffer<float> bias(50);
-    test::fill_random(bias, random);
-    test::guarded_matrix<bf16> c(rows, 50), pre(rows, 50);
-    test::guarded_matrix<float> residual(rows, 50);
-    test::fill_random(residual.view(), random);
+    guarded_buffer<float> bias(50);
+    fill_random(bias, random);
+    guarded_matrix<bf16> c(rows, 50), pre(rows, 50);
+    guarded_matrix<float> residual(rows, 50);
+    fill_random(residual.view(), random);
     einkorn::epilogue e;
     e.alpha = 0.5f;
     e.bias = bias.data();
@@ -167,10 +216,10 @@ TEST_CASE("packed B, the epilogue and bf16 results go through the tiles too") {
       for (index col = 0; col < 50; ++col) {
         const auto i = static_cast<std::size_t>(row * 50 + col);
         const double bound = 72 * 0x1p-23 * truth.magnitude[i] + 2e-6;
-        wrong += !test::within(static_cast<double>(c.view()(row, col)), truth.c[i],
-                               1.2 * bound + 0x1p-8 * std::abs(truth.c[i]));
-        wrong += !test::within(static_cast<double>(pre.view()(row, col)), truth.preactivation[i],
-                               bound + 0x1p-8 * std::abs(truth.preactivation[i]));
+        wrong += !within(static_cast<double>(c.view()(row, col)), truth.c[i],
+                         1.2 * bound + 0x1p-8 * std::abs(truth.c[i]));
+        wrong += !within(static_cast<double>(pre.view()(row, col)), truth.preactivation[i],
+                         bound + 0x1p-8 * std::abs(truth.preactivation[i]));
       }
     CHECK(wrong == 0);
     CHECK(c.intact());
@@ -181,24 +230,24 @@ TEST_CASE("packed B, the epilogue and bf16 results go through the tiles too") {
 TEST_CASE("the same bits for any number of threads, each with tiles of its own") {
   const amx_level level;
   if (!level.available) return;
-  test::random_numbers random(10);
+  random_numbers random(10);
   const operand<bf16> a(100, 130, false, random, 0), b(130, 90, false, random, 0);
-  test::guarded_matrix<float> alone(100, 90);
+  guarded_matrix<float> alone(100, 90);
   einkorn::gemm(a.view(), b.view(), alone.view(), {}, einkorn::serial_executor());
   CHECK(wrong_elements(a.view(), b.view(), alone) == 0);
-  test::with_thread_counts([&](const einkorn::executor& exec) {
-    test::guarded_matrix<float> c(100, 90);
+  with_thread_counts([&](const einkorn::executor& exec) {
+    guarded_matrix<float> c(100, 90);
     einkorn::gemm(a.view(), b.view(), c.view(), {}, exec);
-    CHECK(test::same_bits(c.memory, alone.memory));
+    CHECK(same_bits(c.memory, alone.memory));
   });
 }
 
 TEST_CASE("a caller's tile configuration survives a product, and none is left behind") {
   const amx_level level;
   if (!level.available || !level.emulator.emulating()) return;
-  test::random_numbers random(11);
+  random_numbers random(11);
   const operand<bf16> a(20, 40, false, random, 0), b(40, 20, false, random, 0);
-  test::guarded_matrix<float> c(20, 20);
+  guarded_matrix<float> c(20, 20);
   auto& tiles = amx_emulator::tiles();
   tiles.release();
   einkorn::gemm(a.view(), b.view(), c.view(), {}, einkorn::serial_executor());
@@ -211,3 +260,5 @@ TEST_CASE("a caller's tile configuration survives a product, and none is left be
   CHECK(std::memcmp(config, after, 64) == 0);
   tiles.release();
 }
+
+}  // namespace test
