@@ -62,15 +62,22 @@ namespace detail {
 
 inline dtype packed_a_type(dtype a) noexcept { return a == dtype::s8 ? dtype::u8 : a; }
 
-inline void set_caches(gemm_args& args) {
+/// AMX-FP16 came a generation after AMX; without it fp16 is widened.
+inline bool has_fp16_tiles() {
+  const isa_state& s = state();
+  return s.amx_emulated.load(std::memory_order_relaxed) || s.probe.amx_fp16();
+}
+
+inline void set_machine(gemm_args& args) {
   const cache_sizes sizes = caches();
   args.l1 = sizes.l1;
   args.l2 = sizes.l2;
   args.l3 = sizes.l3;
+  args.fp16_tiles = has_fp16_tiles();
 }
 
 inline void run_gemm(gemm_args& args, workspace* scratch) {
-  set_caches(args);
+  set_machine(args);
   workspace_lease lease(scratch);
   args.scratch_context = &lease;
   args.scratch = [](void* context, index bytes) {
@@ -145,7 +152,11 @@ inline void pack_into(packed_matrix& out, const any_matrix& b, dtype a_type, con
   detail::require_matrix("pack", "b", b);
   detail::check_operand_types("pack", a_type, b.type);
   index bytes = 0;
-  detail::gemm_pack_args args{.b = b, .a_type = detail::packed_a_type(a_type), .bytes = &bytes, .exec = exec};
+  detail::gemm_pack_args args{.b = b,
+                              .a_type = detail::packed_a_type(a_type),
+                              .bytes = &bytes,
+                              .exec = exec,
+                              .fp16_tiles = detail::has_fp16_tiles()};
   const detail::kernel_table& table = detail::kernels();
   table.gemm_pack(args);
   if (bytes < 64) bytes = 64;
@@ -196,7 +207,7 @@ requires gemm_types<A, B, C> index gemm_workspace(const matrix_view<A>& a, const
                          .e = e,
                          .exec = exec};
   detail::check_gemm(args);
-  detail::set_caches(args);
+  detail::set_machine(args);
   args.scratch_context = &bytes;
   args.scratch = [](void* context, index wanted) -> void* {
     *static_cast<index*>(context) = wanted;

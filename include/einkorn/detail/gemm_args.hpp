@@ -16,6 +16,7 @@ struct gemm_args {
   epilogue e;
   executor exec;
   index l1 = 0, l2 = 0, l3 = 0;  // data cache bytes
+  bool fp16_tiles = false;       // the CPU (or the emulator) has AMX-FP16
   // Called once, before C is touched; null means that only the number of bytes was asked for.
   void* (*scratch)(void* context, index bytes) = nullptr;
   void* scratch_context = nullptr;
@@ -27,6 +28,7 @@ struct gemm_pack_args {
   void* out = nullptr;  // null: only *bytes is set
   index* bytes = nullptr;
   executor exec;
+  bool fp16_tiles = false;
 };
 
 }  // namespace detail

@@ -20,12 +20,12 @@
 ///   session               constructed in every worker before its first tile (tile configuration)
 ///   run(rows, cols, t)    acc(rows, cols) [+]= A B, see gemm_tile_args; rows <= mr, cols <= nr; may write
 ///                         up to the next multiple of `lanes` columns
-/// AMX: mr = 32, nr = 32, k_step = 64 bytes: a tile load reads 16 rows of A at a_stride and 16 groups of B at
-/// nr * 4 bytes.
+/// gemm_amx.hpp reads A at any a_stride, and depths of any number of k-groups.
 #pragma once
 
 #include <algorithm>
 
+#include "gemm_amx.hpp"
 #include "gemm_avx2.hpp"
 #include "gemm_avx512.hpp"
 #include "gemm_baseline.hpp"
@@ -165,21 +165,30 @@ class gemm_driver {
 
 /// body(kernel) with the micro-kernel of the types of A and B.
 template <class Body>
-inline void gemm_with_kernel(dtype a, [[maybe_unused]] dtype b, const Body& body) {
+inline void gemm_with_kernel(dtype a, [[maybe_unused]] dtype b, [[maybe_unused]] bool fp16_tiles,
+                             const Body& body) {
+#if EINKORN_LEVEL_AT_LEAST_AMX
+  if (a == dtype::u8) return body(gemm_u8_tiles());
+  if (a == dtype::s8) return body(gemm_s8_tiles());
+  if (a == dtype::bf16 && b == dtype::bf16) return body(gemm_bf16_tiles());
+  if (a == dtype::fp16 && b == dtype::fp16 && fp16_tiles) return body(gemm_fp16_tiles());
+#else
   if (a == dtype::u8 || a == dtype::s8) return body(gemm_int8());
 #if EINKORN_LEVEL_AT_LEAST_AVX512_BF16
   if (a == dtype::bf16 && b == dtype::bf16) return body(gemm_bf16());
+#endif
 #endif
   body(gemm_f32());  // narrow operands are widened while packing
 }
 
 inline void gemm(const detail::gemm_args& g) {
   if (g.batch == 0 || g.c.rows == 0 || g.c.cols == 0) return;
-  gemm_with_kernel(g.a.type, g.b.type, [&](auto kernel) { gemm_driver<decltype(kernel)>(g).run(); });
+  gemm_with_kernel(g.a.type, g.b.type, g.fp16_tiles,
+                   [&](auto kernel) { gemm_driver<decltype(kernel)>(g).run(); });
 }
 
 inline void gemm_pack(const detail::gemm_pack_args& g) {
-  gemm_with_kernel(g.a_type, g.b.type, [&](auto kernel) {
+  gemm_with_kernel(g.a_type, g.b.type, g.fp16_tiles, [&](auto kernel) {
     using kernel_type = decltype(kernel);
     gemm_plan<kernel_type> plan;
     plan.set_depth(g.b.rows);

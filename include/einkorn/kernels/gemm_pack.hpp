@@ -264,8 +264,8 @@ inline void gemm_with_slice(const any_matrix& m, bool is_a, index offset, index 
     } else {
       visit(static_cast<std::int8_t*>(m.data));
     }
-  } else if constexpr (std::is_same_v<typename Kernel::element, bf16>) {
-    visit(static_cast<bf16*>(m.data));
+  } else if constexpr (sizeof(typename Kernel::element) == 2) {  // bf16 or fp16, as it is
+    visit(static_cast<typename Kernel::element*>(m.data));
   } else {
     if (m.type == dtype::f32) {
       visit(static_cast<float*>(m.data));

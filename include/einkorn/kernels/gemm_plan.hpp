@@ -11,6 +11,18 @@ EINKORN_BEGIN_LEVEL
 
 enum class gemm_b { packed, shared, own };
 
+/// Whether A of this type is what the micro-kernel reads.
+template <class Kernel>
+constexpr bool gemm_reads(dtype a) {
+  using element = typename Kernel::element;
+  if constexpr (std::is_same_v<element, std::int16_t>)
+    return false;
+  else if constexpr (std::is_same_v<element, std::int8_t>)
+    return a == dtype::u8 || !Kernel::flips_s8;
+  else
+    return a == dtype_of<element>;
+}
+
 template <class Kernel>
 struct gemm_plan {
   static constexpr index mr = Kernel::mr, nr = Kernel::nr;
@@ -84,14 +96,10 @@ struct gemm_plan {
   }
 
   void set_memory(const detail::gemm_args& g) {
-    using element = typename Kernel::element;
-    const bool same_type = std::is_same_v<element, std::int8_t> ? g.a.type == dtype::u8
-                           : std::is_same_v<element, std::int16_t>
-                               ? false
-                               : g.a.type == (std::is_same_v<element, float> ? dtype::f32 : dtype::bf16);
-    a_in_place = !g.a.transposed && same_type && depth % Kernel::k_step == 0;
-    b_in_place = b_mode == gemm_b::own && !g.b.transposed && std::is_same_v<element, float> &&
-                 g.b.type == dtype::f32 && g.c.rows <= 2 * mr;
+    a_in_place = !g.a.transposed && gemm_reads<Kernel>(g.a.type) && depth % Kernel::k_step == 0;
+    b_in_place = b_mode == gemm_b::own && !g.b.transposed &&
+                 std::is_same_v<typename Kernel::element, float> && g.b.type == dtype::f32 &&
+                 g.c.rows <= 2 * mr;
     // Whole vectors, and an odd number of cache lines, so that neighbouring rows fall into different sets.
     a_stride = (groups(0) * 4 + 63) / 64 * 64;
     if (a_stride / 64 % 2 == 0) a_stride += 64;
