@@ -28,6 +28,20 @@ inline std::vector<gemm_shape> gemm_shapes() {
   return shapes;
 }
 
+/// Sets for a scope how the avx512_bf16 level multiplies bf16: by vdpbf16ps, or widened to f32.
+class bf16_widened {
+ public:
+  explicit bf16_widened(bool widened) : before_(einkorn::detail::widens_bf16()) {
+    einkorn::detail::widens_bf16() = widened;
+  }
+  ~bf16_widened() { einkorn::detail::widens_bf16() = before_; }
+  bf16_widened(const bf16_widened&) = delete;
+  bf16_widened& operator=(const bf16_widened&) = delete;
+
+ private:
+  bool before_;
+};
+
 /// An operand, stored transposed or not.
 template <class T>
 struct operand {

@@ -194,6 +194,13 @@ TEST_CASE("a packed matrix refuses another level, another type and another shape
   CHECK(error_of([&] { pack(b.const_view(), dtype::s8); }) == "pack: no product of a s8 with b bf16");
   guarded_matrix<bf16> longer(4, 7);
   CHECK(error_of([&] { gemm(longer.const_view(), packed, c.view()); }) == "gemm: b.rows 5 != a.cols 7");
+  for (const bool widened : {false, true}) {
+    const bf16_widened scope(widened);
+    const packed_matrix mine = pack(b.const_view());
+    const bf16_widened other(!widened);
+    CHECK(error_of([&] { gemm(narrow.const_view(), mine, c.view()); }) ==
+          "gemm: b was packed for the other way of multiplying bf16");
+  }
   const std::vector<isa> levels = levels_to_test();
   for (const isa made : levels) {
     packed_matrix mine;

@@ -44,8 +44,18 @@ TEST_CASE("every orientation and edge is within the bound on every level: f32") 
   check_shapes<float, float, float>(0, 0);
 }
 TEST_CASE("f32, padded, misaligned") { check_shapes<float, float, float>(3, 1); }
-TEST_CASE("bf16") { check_shapes<bf16, bf16, bf16>(0, 0); }
-TEST_CASE("bf16 to f32, padded, misaligned") { check_shapes<bf16, bf16, float>(5, 3); }
+TEST_CASE("bf16 by its own instruction") {
+  const bf16_widened widened(false);
+  check_shapes<bf16, bf16, bf16>(0, 0);
+}
+TEST_CASE("bf16 to f32, padded, misaligned") {
+  const bf16_widened widened(false);
+  check_shapes<bf16, bf16, float>(5, 3);
+}
+TEST_CASE("bf16 widened") {
+  const bf16_widened widened(true);
+  check_shapes<bf16, bf16, bf16>(1, 0);
+}
 TEST_CASE("fp16") { check_shapes<fp16, fp16, fp16>(1, 0); }
 TEST_CASE("f32 times bf16 to fp16") { check_shapes<float, bf16, fp16>(0, 1); }
 TEST_CASE("fp16 times f32 to bf16") { check_shapes<fp16, float, bf16>(2, 0); }

@@ -32,8 +32,9 @@ class packed_matrix {
   index rows() const noexcept { return rows_; }  // depth of the product
   index cols() const noexcept { return cols_; }
   isa level() const noexcept { return level_; }
-  dtype type() const noexcept { return type_; }      // of the matrix that was packed
-  dtype a_type() const noexcept { return a_type_; }  // of the A it is for; u8 stands for s8 too
+  dtype type() const noexcept { return type_; }       // of the matrix that was packed
+  dtype a_type() const noexcept { return a_type_; }   // of the A it is for; u8 stands for s8 too
+  bool widened() const noexcept { return widened_; }  // bf16 held as f32, see detail::widens_bf16
   const void* data() const noexcept { return memory_.data(); }
   index bytes() const noexcept { return memory_.bytes(); }
 
@@ -43,6 +44,7 @@ class packed_matrix {
   index rows_ = 0, cols_ = 0;
   isa level_ = isa::baseline;
   dtype type_ = dtype::f32, a_type_ = dtype::f32;
+  bool widened_ = false;
 };
 
 /// How the matrices of a batch follow each other, in elements. A stride of 0 uses one matrix for all (not C).
@@ -68,7 +70,16 @@ inline bool has_fp16_tiles() {
   return s.amx_emulated.load(std::memory_order_relaxed) || s.probe.amx_fp16();
 }
 
+/// On Intel vdpbf16ps takes two cycles (measured on Sapphire Rapids): 16 products a cycle, where two FMA of
+/// f32 make 32. There the avx512_bf16 level widens bf16 while packing; on AMD, where Zen 5 issues two
+/// vdpbf16ps a cycle, it uses them. Tests set it to cover both.
+inline bool& widens_bf16() {
+  static bool value = state().probe.brand.find("Intel") != std::string::npos;
+  return value;
+}
+
 inline void set_machine(gemm_args& args) {
+  args.widen_bf16 = widens_bf16();
   const cache_sizes sizes = caches();
   args.l1 = sizes.l1;
   args.l2 = sizes.l2;
@@ -118,6 +129,8 @@ inline void gemm_packed(const any_matrix& a, const packed_matrix& b, const any_m
          "' runs");
   if (b.a_type() != packed_a_type(a.type)) [[unlikely]]
     fail(std::string("gemm: b was packed for a of type ") + name(b.a_type()) + ", but a is " + name(a.type));
+  if (b.widened() != widens_bf16()) [[unlikely]]
+    fail("gemm: b was packed for the other way of multiplying bf16");
   run_gemm(args, scratch);
 }
 
@@ -156,7 +169,8 @@ inline void pack_into(packed_matrix& out, const any_matrix& b, dtype a_type, con
                               .a_type = detail::packed_a_type(a_type),
                               .bytes = &bytes,
                               .exec = exec,
-                              .fp16_tiles = detail::has_fp16_tiles()};
+                              .fp16_tiles = detail::has_fp16_tiles(),
+                              .widen_bf16 = detail::widens_bf16()};
   const detail::kernel_table& table = detail::kernels();
   table.gemm_pack(args);
   if (bytes < 64) bytes = 64;
@@ -171,6 +185,7 @@ inline void pack_into(packed_matrix& out, const any_matrix& b, dtype a_type, con
   out.level_ = table.level;
   out.type_ = b.type;
   out.a_type_ = args.a_type;
+  out.widened_ = args.widen_bf16;
 }
 
 /// B packed for the active level, for products with an A of the same type (s8: of u8 and of s8).

@@ -17,6 +17,7 @@ struct gemm_args {
   executor exec;
   index l1 = 0, l2 = 0, l3 = 0;  // data cache bytes
   bool fp16_tiles = false;       // the CPU (or the emulator) has AMX-FP16
+  bool widen_bf16 = false;       // multiply bf16 as f32 where vdpbf16ps is the slower way
   // Called once, before C is touched; null means that only the number of bytes was asked for.
   void* (*scratch)(void* context, index bytes) = nullptr;
   void* scratch_context = nullptr;
@@ -29,6 +30,7 @@ struct gemm_pack_args {
   index* bytes = nullptr;
   executor exec;
   bool fp16_tiles = false;
+  bool widen_bf16 = false;
 };
 
 }  // namespace detail

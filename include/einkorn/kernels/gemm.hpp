@@ -99,7 +99,6 @@ class gemm_driver {
     char* const packed_a = scratch;
     char* const packed_b = packed_a + plan.a_bytes;
     accumulator* const sums = reinterpret_cast<accumulator*>(packed_b + plan.b_bytes);
-    const index row_panels = (tile.rows + Kernel::mr - 1) / Kernel::mr;
     const bool compensate = Kernel::flips_s8 && g.a.type == dtype::s8;
     index k = 0;
     index block_offset = 0;  // in `panels`
@@ -117,44 +116,75 @@ class gemm_driver {
         a = packed_a;
         a_stride = plan.a_stride;
       }
-      const index groups = plan.groups(block);
       const index panel_bytes = plan.panel_bytes(block);
-      for (index panel = 0, col = 0; col < tile.cols; ++panel, col += Kernel::nr) {
-        const index cols = std::min(static_cast<index>(Kernel::nr), tile.cols - col);
-        const char* b = packed_b;
-        index b_stride = Kernel::nr * 4;
-        if (panels != nullptr) {
-          b = panels + block_offset + (first_panel + panel) * panel_bytes;
-        } else if (plan.b_in_place && cols % Kernel::lanes == 0) {
-          b = gemm_address(g.b, tile.batch * g.batch_b + k * g.b.stride + tile.col + col);
-          b_stride = g.b.stride * size_of(g.b.type);
-        } else {
-          gemm_pack_columns<Kernel>(g.b, tile.batch * g.batch_b, tile.col + col, cols, k, depth, packed_b);
-        }
-        gemm_tile_args<accumulator> t;
-        t.groups = groups;
-        t.a_stride = a_stride;
+      const index row_panels = (tile.rows + Kernel::mr - 1) / Kernel::mr;
+      const auto cols_of = [&](index panel) {
+        return std::min(static_cast<index>(Kernel::nr), tile.cols - panel * Kernel::nr);
+      };
+      const auto pack = [&](index panel, index cols) {
+        gemm_pack_columns<Kernel>(g.b, tile.batch * g.batch_b, tile.col + panel * Kernel::nr, cols, k, depth,
+                                  packed_b, panel_bytes);
+      };
+      gemm_tile_args<accumulator> t;
+      t.groups = plan.groups(block);
+      t.a_stride = a_stride;
+      const auto point_at_b = [&](const char* b) {
         t.b = b;
-        t.b_stride = b_stride;
-        t.initial = compensate ? reinterpret_cast<const accumulator*>(b + groups * Kernel::nr * 4) : nullptr;
-        for (index i = 0, row = 0; row < tile.rows; ++i, row += Kernel::mr) {
-          const index rows = std::min(static_cast<index>(Kernel::mr), tile.rows - row);
-          t.a = a + row * a_stride;
-          const bool direct = plan.direct && cols % Kernel::lanes == 0;
-          if (direct) {
-            t.acc = static_cast<accumulator*>(g.c.data) + tile.batch * g.batch_c +
-                    (tile.row + row) * g.c.stride + tile.col + col;
-            t.acc_stride = g.c.stride;
-            t.accumulate = !first || g.e.beta != 0;
-            Kernel::run(static_cast<int>(rows), static_cast<int>(cols), t);
-            continue;
-          }
-          t.acc = sums + (plan.blocks > 1 ? (panel * row_panels + i) * Kernel::mr * Kernel::nr : 0);
-          t.acc_stride = Kernel::nr;
-          t.accumulate = !first;
+        t.b_stride = Kernel::nr * 4;
+        t.initial =
+            compensate ? reinterpret_cast<const accumulator*>(b + t.groups * Kernel::nr * 4) : nullptr;
+      };
+      const auto multiply_panels = [&](index panel, index row_panel) {
+        const index row = row_panel * Kernel::mr, col = panel * Kernel::nr, cols = cols_of(panel);
+        const index rows = std::min(static_cast<index>(Kernel::mr), tile.rows - row);
+        t.a = a + row * a_stride;
+        if (plan.direct && cols % Kernel::lanes == 0) {
+          t.acc = static_cast<accumulator*>(g.c.data) + tile.batch * g.batch_c +
+                  (tile.row + row) * g.c.stride + tile.col + col;
+          t.acc_stride = g.c.stride;
+          t.accumulate = !first || g.e.beta != 0;
           Kernel::run(static_cast<int>(rows), static_cast<int>(cols), t);
-          if (last)
-            gemm_finish_tile(g, tile.batch, tile.row + row, rows, tile.col + col, cols, t.acc, t.acc_stride);
+          return;
+        }
+        t.acc = sums + (plan.blocks > 1 ? (panel * row_panels + row_panel) * Kernel::mr * Kernel::nr : 0);
+        t.acc_stride = Kernel::nr;
+        t.accumulate = !first;
+        Kernel::run(static_cast<int>(rows), static_cast<int>(cols), t);
+        if (last)
+          gemm_finish_tile(g, tile.batch, tile.row + row, rows, tile.col + col, cols, t.acc, t.acc_stride);
+      };
+      const index col_panels = plan.panel_count(tile.cols);
+      const char* const ready =
+          panels != nullptr ? panels + block_offset + first_panel * panel_bytes : nullptr;
+      if (plan.rows_outside) {
+        if (ready == nullptr) pack(0, tile.cols);
+        for (index row_panel = 0; row_panel < row_panels; ++row_panel) {
+          for (index panel = 0; panel < col_panels; ++panel) {
+            if (plan.a_in_place && col_panels <= 8 && row_panel + 1 < row_panels) {
+              // A is read few times, from memory: fetch a share of its next rows (7 % with 2 panels).
+              const index next = (row_panel + 1) * Kernel::mr;
+              const index rows = std::min(static_cast<index>(Kernel::mr), tile.rows - next);
+              for (index r = rows * panel / col_panels; r < rows * (panel + 1) / col_panels; ++r)
+                for (index byte = 0; byte < t.groups * 4; byte += 64)
+                  __builtin_prefetch(a + (next + r) * a_stride + byte, 0, 2);
+            }
+            point_at_b((ready != nullptr ? ready : packed_b) + panel * panel_bytes);
+            multiply_panels(panel, row_panel);
+          }
+        }
+      } else {
+        for (index panel = 0; panel < col_panels; ++panel) {
+          if (ready != nullptr) {
+            point_at_b(ready + panel * panel_bytes);
+          } else if (plan.b_in_place && cols_of(panel) % Kernel::lanes == 0) {
+            point_at_b(
+                gemm_address(g.b, tile.batch * g.batch_b + k * g.b.stride + tile.col + panel * Kernel::nr));
+            t.b_stride = g.b.stride * size_of(g.b.type);
+          } else {
+            pack(panel, cols_of(panel));
+            point_at_b(packed_b);
+          }
+          for (index row_panel = 0; row_panel < row_panels; ++row_panel) multiply_panels(panel, row_panel);
         }
       }
       block_offset += panels_in_block * panel_bytes;
@@ -164,18 +194,18 @@ class gemm_driver {
 };
 
 /// body(kernel) with the micro-kernel of the types of A and B.
-template <class Body>
-inline void gemm_with_kernel(dtype a, [[maybe_unused]] dtype b, [[maybe_unused]] bool fp16_tiles,
+template <class Args, class Body>
+inline void gemm_with_kernel(dtype a, [[maybe_unused]] dtype b, [[maybe_unused]] const Args& g,
                              const Body& body) {
 #if EINKORN_LEVEL_AT_LEAST_AMX
   if (a == dtype::u8) return body(gemm_u8_tiles());
   if (a == dtype::s8) return body(gemm_s8_tiles());
   if (a == dtype::bf16 && b == dtype::bf16) return body(gemm_bf16_tiles());
-  if (a == dtype::fp16 && b == dtype::fp16 && fp16_tiles) return body(gemm_fp16_tiles());
+  if (a == dtype::fp16 && b == dtype::fp16 && g.fp16_tiles) return body(gemm_fp16_tiles());
 #else
   if (a == dtype::u8 || a == dtype::s8) return body(gemm_int8());
 #if EINKORN_LEVEL_AT_LEAST_AVX512_BF16
-  if (a == dtype::bf16 && b == dtype::bf16) return body(gemm_bf16());
+  if (a == dtype::bf16 && b == dtype::bf16 && !g.widen_bf16) return body(gemm_bf16());
 #endif
 #endif
   body(gemm_f32());  // narrow operands are widened while packing
@@ -183,12 +213,11 @@ inline void gemm_with_kernel(dtype a, [[maybe_unused]] dtype b, [[maybe_unused]]
 
 inline void gemm(const detail::gemm_args& g) {
   if (g.batch == 0 || g.c.rows == 0 || g.c.cols == 0) return;
-  gemm_with_kernel(g.a.type, g.b.type, g.fp16_tiles,
-                   [&](auto kernel) { gemm_driver<decltype(kernel)>(g).run(); });
+  gemm_with_kernel(g.a.type, g.b.type, g, [&](auto kernel) { gemm_driver<decltype(kernel)>(g).run(); });
 }
 
 inline void gemm_pack(const detail::gemm_pack_args& g) {
-  gemm_with_kernel(g.a_type, g.b.type, g.fp16_tiles, [&](auto kernel) {
+  gemm_with_kernel(g.a_type, g.b.type, g, [&](auto kernel) {
     using kernel_type = decltype(kernel);
     gemm_plan<kernel_type> plan;
     plan.set_depth(g.b.rows);

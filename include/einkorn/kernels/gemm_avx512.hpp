@@ -62,7 +62,9 @@ struct vdpbf16ps_x16 {
   static vector add(vector x, vector y) { return _mm512_add_ps(x, y); }
   static group load_groups(const char* p) { return _mm512_loadu_si512(p); }
   static group broadcast(const char* p) {
-    return _mm512_castps_si512(_mm512_set1_ps(*reinterpret_cast<const float*>(p)));
+    group a = _mm512_castps_si512(_mm512_set1_ps(*reinterpret_cast<const float*>(p)));
+    __asm__("" : "+v"(a));  // clang 16 crashes where it folds the broadcast into vdpbf16ps
+    return a;
   }
   static vector multiply_add(vector acc, group a, group b) {
     return _mm512_dpbf16_ps(acc, std::bit_cast<__m512bh>(a), std::bit_cast<__m512bh>(b));

@@ -151,12 +151,11 @@ struct gemm_slice {
   bool k_contiguous;
 };
 
-/// Square block of words: group g0 + i of line w0 + j. `along`: out[j] holds line w0 + j, else out[i] holds
-/// group g0 + i. Beyond depth and width there are zeros.
+/// gemm_words where the block is cut off by depth or width.
 template <class Element, bool Along, class Source>
-inline void gemm_words(const gemm_slice<Source>& s, index g0, index w0, vf (&out)[vf_size]) {
+[[gnu::noinline]] inline void gemm_edge_words(const gemm_slice<Source>& s, index depth, index width, index k0,
+                                              index w0, vf (&out)[vf_size]) {
   constexpr int n = vf_size, group = 4 / static_cast<int>(sizeof(Element));
-  const index k0 = g0 * group, depth = s.depth - k0, width = s.width - w0;
   if (s.k_contiguous) {
     const index lines = width < n ? width : n;
     for (int j = 0; j < n; ++j) {
@@ -192,33 +191,72 @@ inline void gemm_words(const gemm_slice<Source>& s, index g0, index w0, vf (&out
   }
 }
 
-/// B panel: groups x nr words, columns beyond width zero, groups rounded up to k_step. Then, where the kernel
-/// flips s8, -128 times the sum of each column.
+/// Square block of words: group g0 + i of line w0 + j. `along`: out[j] holds line w0 + j, else out[i] holds
+/// group g0 + i. Beyond depth and width there are zeros.
+template <class Element, bool Along, class Source>
+inline void gemm_words(const gemm_slice<Source>& s, index g0, index w0, vf (&out)[vf_size]) {
+  constexpr int n = vf_size, group = 4 / static_cast<int>(sizeof(Element));
+  const index k0 = g0 * group, depth = s.depth - k0, width = s.width - w0;
+  if (depth >= n * group && width >= n) {  // a whole block: nothing but registers
+    if (s.k_contiguous) {
+      const Source* const from = s.data + w0 * s.stride + k0;
+      EINKORN_UNROLL
+      for (int j = 0; j < n; ++j) out[j] = words_along_k<Element>(from + j * s.stride);
+    } else {
+      const Source* const from = s.data + k0 * s.stride + w0;
+      EINKORN_UNROLL
+      for (int i = 0; i < n; ++i) out[i] = words_across<Element>(from + i * group * s.stride, s.stride);
+    }
+    if (s.k_contiguous != Along) transpose_words(out);
+  } else {
+    gemm_edge_words<Element, Along>(s, depth, width, k0, w0, out);
+  }
+}
+
+/// visit(g, w) for the blocks of groups x width words, in the order of memory: neighbouring rows of an
+/// operand are often a page or more apart.
+template <class Visit>
+inline void gemm_each_block(bool k_contiguous, index groups, index width, const Visit& visit) {
+  if (k_contiguous) {
+    for (index w = 0; w < width; w += vf_size)
+      for (index g = 0; g < groups; g += vf_size) visit(g, w);
+  } else {
+    for (index g = 0; g < groups; g += vf_size)
+      for (index w = 0; w < width; w += vf_size) visit(g, w);
+  }
+}
+
+/// B panels, panel_bytes apart: groups x nr words each, columns beyond width zero, groups rounded up to
+/// k_step. Then, where the kernel flips s8, -128 times the sum of each column.
 template <class Kernel, class Source>
-inline void gemm_pack_b(const gemm_slice<Source>& s, char* out) {
+inline void gemm_pack_b(const gemm_slice<Source>& s, char* out, index panel_bytes) {
   constexpr int n = vf_size, nr = Kernel::nr;
   const index groups = (s.depth + Kernel::k_step - 1) / Kernel::k_step * (Kernel::k_step / Kernel::k_group);
-  float* const words = reinterpret_cast<float*>(out);
-  for (index g = 0; g < groups; g += n) {
-    const index count = groups - g < n ? groups - g : n;
-    for (index w = 0; w < nr; w += n) {
-      vf block[n];
-      if (w < s.width) {
-        gemm_words<typename Kernel::element, false>(s, g, w, block);
-      } else {
-        for (int i = 0; i < n; ++i) block[i] = broadcast(0.0f);
-      }
-      for (index i = 0; i < count; ++i) store(words + (g + i) * nr + w, block[i]);
+  const index width = (s.width + nr - 1) / nr * nr;
+  gemm_each_block(s.k_contiguous, groups, width, [&](index g, index w) {
+    float* const to = reinterpret_cast<float*>(out + w / nr * panel_bytes) + g * nr + w % nr;
+    vf block[n];
+    if (w < s.width) {
+      gemm_words<typename Kernel::element, false>(s, g, w, block);
+    } else {
+      for (int i = 0; i < n; ++i) block[i] = broadcast(0.0f);
     }
-  }
+    if (groups - g >= n) {
+      EINKORN_UNROLL
+      for (int i = 0; i < n; ++i) store(to + i * nr, block[i]);
+    } else {
+      for (index i = 0; i < groups - g; ++i) store(to + i * nr, block[i]);
+    }
+  });
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
   if constexpr (Kernel::flips_s8) {
-    for (index w = 0; w < nr; w += n) {
+    for (index w = 0; w < width; w += n) {
+      float* const words = reinterpret_cast<float*>(out + w / nr * panel_bytes) + w % nr;
       __m512i sum = _mm512_setzero_si512();
       for (index g = 0; g < groups; ++g)
-        sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), _mm512_loadu_si512(words + g * nr + w));
+        sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), _mm512_loadu_si512(words + g * nr));
       const __m512i compensation = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum, 7));
-      _mm512_storeu_si512(words + groups * nr + w, compensation);
+      _mm512_storeu_si512(words + groups * nr, compensation);
     }
   }
 #endif
@@ -230,22 +268,25 @@ template <class Kernel, class Source>
 inline void gemm_pack_a(const gemm_slice<Source>& s, char* out, index stride, [[maybe_unused]] bool flip) {
   constexpr int n = vf_size;
   const index groups = (s.depth + Kernel::k_group - 1) / Kernel::k_group;
-  for (index w = 0; w < s.width; w += n) {
-    const index count = s.width - w < n ? s.width - w : n;
-    for (index g = 0; g < groups; g += n) {
-      vf block[n];
-      gemm_words<typename Kernel::element, true>(s, g, w, block);
+  gemm_each_block(s.k_contiguous, groups, s.width, [&](index g, index w) {
+    vf block[n];
+    gemm_words<typename Kernel::element, true>(s, g, w, block);
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
-      if constexpr (sizeof(Source) == 1) {
-        if (flip)
-          for (int j = 0; j < n; ++j)
-            block[j] = _mm512_castsi512_ps(
-                _mm512_xor_si512(_mm512_castps_si512(block[j]), _mm512_set1_epi8(static_cast<char>(0x80))));
-      }
-#endif
-      for (index j = 0; j < count; ++j) store(reinterpret_cast<float*>(out + (w + j) * stride) + g, block[j]);
+    if constexpr (sizeof(Source) == 1) {
+      const __m512i change = _mm512_set1_epi8(static_cast<char>(flip ? 0x80 : 0));
+      EINKORN_UNROLL
+      for (int j = 0; j < n; ++j)
+        block[j] = _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(block[j]), change));
     }
-  }
+#endif
+    char* const to = out + w * stride + g * 4;
+    if (s.width - w >= n) {
+      EINKORN_UNROLL
+      for (int j = 0; j < n; ++j) store(reinterpret_cast<float*>(to + j * stride), block[j]);
+    } else {
+      for (index j = 0; j < s.width - w; ++j) store(reinterpret_cast<float*>(to + j * stride), block[j]);
+    }
+  });
 }
 
 /// body(slice) with `depth` k of `width` columns of B (rows of A if `is_a`) from (k0, w0).
@@ -287,9 +328,9 @@ inline void gemm_pack_rows(const any_matrix& a, index offset, index row, index r
 
 template <class Kernel>
 inline void gemm_pack_columns(const any_matrix& b, index offset, index col, index cols, index k, index depth,
-                              char* out) {
+                              char* out, index panel_bytes) {
   gemm_with_slice<Kernel>(b, false, offset, k, depth, col, cols,
-                          [&](const auto& slice) { gemm_pack_b<Kernel>(slice, out); });
+                          [&](const auto& slice) { gemm_pack_b<Kernel>(slice, out, panel_bytes); });
 }
 
 EINKORN_END_LEVEL

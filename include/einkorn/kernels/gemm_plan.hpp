@@ -31,7 +31,8 @@ struct gemm_plan {
   index task_rows = 0, task_cols = 0, chunk_cols = 0, workers = 1;
   gemm_b b_mode = gemm_b::packed;
   bool a_in_place = false, b_in_place = false;
-  bool direct = false;  // the micro-kernel writes C itself
+  bool rows_outside = false;  // rows of C are finished one after another: panels of B stay in L2
+  bool direct = false;        // the micro-kernel writes C itself
   index a_stride = 0, a_bytes = 0, b_bytes = 0, worker_bytes = 0, shared_bytes = 0;
 
   gemm_plan() = default;
@@ -104,24 +105,27 @@ struct gemm_plan {
     a_stride = (groups(0) * 4 + 63) / 64 * 64;
     if (a_stride / 64 % 2 == 0) a_stride += 64;
     a_bytes = a_in_place ? 0 : task_rows * a_stride;
-    b_bytes = b_mode == gemm_b::own ? round_up(panel_bytes(0), 64) : 0;
+    const index block_bytes = panel_count(task_cols) * panel_bytes(0);
+    rows_outside = block_bytes <= g.l2 / 2 && task_rows > mr;
+    b_bytes = b_mode == gemm_b::own ? round_up(rows_outside ? block_bytes : panel_bytes(0), 64) : 0;
     const index tiles = blocks > 1 ? panel_count(task_cols) * ((task_rows + mr - 1) / mr) : 1;
     worker_bytes = round_up(a_bytes + b_bytes + tiles * mr * nr * 4, 64);
     shared_bytes = b_mode == gemm_b::shared ? round_up(packed_bytes(chunk_cols), 64) : 0;
   }
 };
 
-/// Panels of columns [col, col + cols) of B, all depth blocks: [block][panel].
+/// Panels of columns [col, col + cols) of B, all depth blocks: [block][panel]. Eight panels are a task.
 template <class Kernel>
 inline void gemm_pack_panels(const any_matrix& b, index offset, const gemm_plan<Kernel>& plan, index col,
                              index cols, char* out, const executor& exec) {
-  const index panels = plan.panel_count(cols);
-  parallel_for(exec, plan.blocks * panels, [&](index task) {
-    const index block = task / panels, panel = task % panels, k = block * plan.block_depth;
+  const index panels = plan.panel_count(cols), parts = (panels + 7) / 8;
+  parallel_for(exec, plan.blocks * parts, [&](index task) {
+    const index block = task / parts, panel = task % parts * 8, k = block * plan.block_depth;
     gemm_pack_columns<Kernel>(b, offset, col + panel * Kernel::nr,
-                              std::min<index>(Kernel::nr, cols - panel * Kernel::nr), k,
+                              std::min<index>(8 * Kernel::nr, cols - panel * Kernel::nr), k,
                               std::min(plan.block_depth, plan.depth - k),
-                              out + block * panels * plan.panel_bytes(0) + panel * plan.panel_bytes(block));
+                              out + block * panels * plan.panel_bytes(0) + panel * plan.panel_bytes(block),
+                              plan.panel_bytes(block));
   });
 }
 

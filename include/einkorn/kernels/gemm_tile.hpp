@@ -73,6 +73,8 @@ struct gemm_tile {
     __asm__("" : "+r"(stride3));  // a register of its own, not an addition a step
     const char *a0 = t.a, *a1 = a0 + 5 * stride, *a2 = a0 + 10 * stride, *b = t.b;
     for (index g = t.groups; g > 0; --g) {
+      // B comes from L2, and the hardware prefetcher starts late in a panel: 16 steps ahead gives 1 to 5 %.
+      for (int v = 0; v < Vectors; ++v) __builtin_prefetch(b + 16 * b_stride + v * 4 * Instruction::lanes);
       group b_groups[Vectors];
       for (int v = 0; v < Vectors; ++v)
         b_groups[v] = Instruction::load_groups(b + v * 4 * Instruction::lanes);
