@@ -1,144 +1,10 @@
-/// Packing: operands in any type and orientation to what a micro-kernel reads.
-///
-/// Everything is made of words of 32 bits that hold one k-group (1 f32, 2 bf16 or i16, 4 bytes), a vector of
-/// them at a time, read in one of two ways: along k (`words_along_k`: neighbouring groups of one row or
-/// column) or across (`words_across`: one group of neighbouring rows or columns, interleaved). Where the
-/// wanted order is the other one, a square of words is transposed in registers.
+/// Packing: operands in any type and orientation to what a micro-kernel reads, from the vectors of words of
+/// gemm_words.hpp.
 #pragma once
 
-#include "gemm_tile.hpp"
+#include "gemm_words.hpp"
 
 EINKORN_BEGIN_LEVEL
-
-// ---- words_along_k: vf_size words from consecutive elements
-
-template <class Element, class Source>
-inline vf words_along_k(const Source* p) {
-  if constexpr (std::is_same_v<Element, float>) {
-    return load(p);
-  } else if constexpr (sizeof(Element) == sizeof(Source)) {
-    return load(reinterpret_cast<const float*>(p));
-  } else {  // bytes to i16
-#if EINKORN_LEVEL_AT_LEAST_AVX2 && !EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    return _mm256_castsi256_ps(std::is_signed_v<Source> ? _mm256_cvtepi8_epi16(bytes)
-                                                        : _mm256_cvtepu8_epi16(bytes));
-#elif !EINKORN_LEVEL_AT_LEAST_AVX2
-    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-    return _mm_castsi128_ps(std::is_signed_v<Source> ? _mm_srai_epi16(_mm_unpacklo_epi8(bytes, bytes), 8)
-                                                     : _mm_unpacklo_epi8(bytes, _mm_setzero_si128()));
-#endif
-  }
-}
-
-// ---- words_across: vf_size words, each from the same column of k_group rows
-
-/// vf_size bytes or 16-bit elements, zero-extended (i16 of s8: sign-extended) to 32 bits.
-template <class Element, class Source>
-inline auto extend(const Source* p) {
-#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
-  if constexpr (sizeof(Source) == 2)
-    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-  else
-    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-#elif EINKORN_LEVEL_AT_LEAST_AVX2
-  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-  return std::is_signed_v<Source> ? _mm256_cvtepi8_epi32(bytes) : _mm256_cvtepu8_epi32(bytes);
-#else
-  int four;
-  __builtin_memcpy(&four, p, 4);
-  const __m128i bytes = _mm_cvtsi32_si128(four);
-  if constexpr (std::is_signed_v<Source>) {
-    const __m128i twice = _mm_unpacklo_epi8(bytes, bytes);
-    return _mm_srai_epi32(_mm_unpacklo_epi16(twice, twice), 24);
-  } else {
-    const __m128i words = _mm_unpacklo_epi8(bytes, _mm_setzero_si128());
-    return _mm_unpacklo_epi16(words, _mm_setzero_si128());
-  }
-#endif
-}
-
-template <class Element, class Source>
-inline vf words_across(const Source* p, index stride) {
-  if constexpr (std::is_same_v<Element, float>) {
-    return load(p);
-  } else {
-    const auto x0 = extend<Element>(p), x1 = extend<Element>(p + stride);
-#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
-    if constexpr (sizeof(Element) == 2) {
-      return _mm512_castsi512_ps(_mm512_or_si512(x0, _mm512_slli_epi32(x1, 16)));
-    } else {
-      const auto x2 = extend<Element>(p + 2 * stride), x3 = extend<Element>(p + 3 * stride);
-      const __m512i low = _mm512_or_si512(x0, _mm512_slli_epi32(x1, 8));
-      const __m512i high = _mm512_or_si512(_mm512_slli_epi32(x2, 16), _mm512_slli_epi32(x3, 24));
-      return _mm512_castsi512_ps(_mm512_or_si512(low, high));
-    }
-#elif EINKORN_LEVEL_AT_LEAST_AVX2
-    const __m256i low = _mm256_and_si256(x0, _mm256_set1_epi32(0xffff));
-    return _mm256_castsi256_ps(_mm256_or_si256(low, _mm256_slli_epi32(x1, 16)));
-#else
-    const __m128i low = _mm_and_si128(x0, _mm_set1_epi32(0xffff));
-    return _mm_castsi128_ps(_mm_or_si128(low, _mm_slli_epi32(x1, 16)));
-#endif
-  }
-}
-
-// ---- vf_size x vf_size words, rows to columns, in registers
-
-inline void transpose_words(vf (&x)[vf_size]) {
-#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
-  __m512 t[16], u[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
-    t[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
-  }
-  const auto low = [](__m512 a, __m512 b) {
-    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
-  };
-  const auto high = [](__m512 a, __m512 b) {
-    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
-  };
-  for (int i = 0; i < 16; i += 4) {  // u[i + c]: columns c, c+4, c+8, c+12 of rows i .. i+3
-    u[i] = low(t[i], t[i + 2]);
-    u[i + 1] = high(t[i], t[i + 2]);
-    u[i + 2] = low(t[i + 1], t[i + 3]);
-    u[i + 3] = high(t[i + 1], t[i + 3]);
-  }
-  for (int c = 0; c < 4; ++c) {
-    const __m512 a = _mm512_shuffle_f32x4(u[c], u[4 + c], 0x44),
-                 b = _mm512_shuffle_f32x4(u[c], u[4 + c], 0xee);
-    const __m512 d = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0x44);
-    const __m512 e = _mm512_shuffle_f32x4(u[8 + c], u[12 + c], 0xee);
-    x[c] = _mm512_shuffle_f32x4(a, d, 0x88);
-    x[c + 4] = _mm512_shuffle_f32x4(a, d, 0xdd);
-    x[c + 8] = _mm512_shuffle_f32x4(b, e, 0x88);
-    x[c + 12] = _mm512_shuffle_f32x4(b, e, 0xdd);
-  }
-#elif EINKORN_LEVEL_AT_LEAST_AVX2
-  __m256 t[8], u[8];
-  for (int i = 0; i < 8; i += 2) {
-    t[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
-    t[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
-  }
-  for (int i = 0; i < 8; i += 4) {
-    u[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
-    u[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
-    u[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-    u[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
-  }
-  for (int c = 0; c < 4; ++c) {
-    x[c] = _mm256_permute2f128_ps(u[c], u[4 + c], 0x20);
-    x[c + 4] = _mm256_permute2f128_ps(u[c], u[4 + c], 0x31);
-  }
-#else
-  __m128 a = x[0], b = x[1], c = x[2], d = x[3];
-  _MM_TRANSPOSE4_PS(a, b, c, d);
-  x[0] = a;
-  x[1] = b;
-  x[2] = c;
-  x[3] = d;
-#endif
-}
 
 // ---- one operand as the packers see it: `lines` contiguous runs of memory
 
@@ -198,16 +64,21 @@ inline void gemm_words(const gemm_slice<Source>& s, index g0, index w0, vf (&out
   constexpr int n = vf_size, group = 4 / static_cast<int>(sizeof(Element));
   const index k0 = g0 * group, depth = s.depth - k0, width = s.width - w0;
   if (depth >= n * group && width >= n) {  // a whole block: nothing but registers
-    if (s.k_contiguous) {
-      const Source* const from = s.data + w0 * s.stride + k0;
-      EINKORN_UNROLL
-      for (int j = 0; j < n; ++j) out[j] = words_along_k<Element>(from + j * s.stride);
+    constexpr bool as_is = sizeof(Element) == sizeof(Source);
+    const Source* const from = s.data + (s.k_contiguous ? w0 * s.stride + k0 : k0 * s.stride + w0);
+    if (as_is && (s.k_contiguous ? !Along : Along && group == 1)) {
+      load_transposed(reinterpret_cast<const char*>(from), s.stride * static_cast<index>(sizeof(Source)),
+                      out);
     } else {
-      const Source* const from = s.data + k0 * s.stride + w0;
-      EINKORN_UNROLL
-      for (int i = 0; i < n; ++i) out[i] = words_across<Element>(from + i * group * s.stride, s.stride);
+      if (s.k_contiguous) {
+        EINKORN_UNROLL
+        for (int i = 0; i < n; ++i) out[i] = words_along_k<Element>(from + i * s.stride);
+      } else {
+        EINKORN_UNROLL
+        for (int i = 0; i < n; ++i) out[i] = words_across<Element>(from + i * group * s.stride, s.stride);
+      }
+      if (s.k_contiguous != Along) transpose_words(out);
     }
-    if (s.k_contiguous != Along) transpose_words(out);
   } else {
     gemm_edge_words<Element, Along>(s, depth, width, k0, w0, out);
   }
@@ -250,13 +121,24 @@ inline void gemm_pack_b(const gemm_slice<Source>& s, char* out, index panel_byte
   });
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
   if constexpr (Kernel::flips_s8) {
-    for (index w = 0; w < width; w += n) {
-      float* const words = reinterpret_cast<float*>(out + w / nr * panel_bytes) + w % nr;
-      __m512i sum = _mm512_setzero_si512();
-      for (index g = 0; g < groups; ++g)
-        sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), _mm512_loadu_si512(words + g * nr));
-      const __m512i compensation = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum, 7));
-      _mm512_storeu_si512(words + groups * nr, compensation);
+    const __m512i ones = _mm512_set1_epi8(1);
+    for (index w = 0; w < width; w += nr) {
+      float* const words = reinterpret_cast<float*>(out + w / nr * panel_bytes);
+      __m512i sums[4] = {};  // two vectors, even and odd groups: one chain alone would wait for itself
+      const auto add = [&](index g, __m512i& low, __m512i& high) {
+        low = _mm512_dpbusd_epi32(low, ones, _mm512_loadu_si512(words + g * nr));
+        high = _mm512_dpbusd_epi32(high, ones, _mm512_loadu_si512(words + g * nr + n));
+      };
+      index g = 0;
+      for (; g + 2 <= groups; g += 2) {
+        add(g, sums[0], sums[1]);
+        add(g + 1, sums[2], sums[3]);
+      }
+      if (g < groups) add(g, sums[0], sums[1]);
+      for (int v = 0; v < 2; ++v) {
+        const __m512i sum = _mm512_slli_epi32(_mm512_add_epi32(sums[v], sums[2 + v]), 7);
+        _mm512_storeu_si512(words + groups * nr + v * n, _mm512_sub_epi32(_mm512_setzero_si512(), sum));
+      }
     }
   }
 #endif
