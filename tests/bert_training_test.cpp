@@ -241,6 +241,34 @@ TEST_CASE("the state is complete: a second trainer that takes it over continues 
   }
 }
 
+TEST_CASE("after the first step of the largest batch nothing is allocated") {
+  static einkorn::allocator usual;
+  static int allocations;
+  allocations = 0;
+  usual = einkorn::set_allocator(
+      {nullptr,
+       [](void*, einkorn::index bytes) {
+         ++allocations;
+         return usual.allocate(usual.context, bytes);
+       },
+       [](void*, void* memory, einkorn::index bytes) { usual.release(usual.context, memory, bytes); }});
+  {
+    const thread_count used(einkorn::serial_executor());
+    const auto data = make_data(20);
+    setup s(0.1, dtype::bf16);
+    training_options options = small_options();
+    options.pad = padding::max_length;
+    options.max_length = 24;
+    trainer training(s.config, s.table, *s.model, data, options);
+    training.step();
+    const int first = allocations;
+    CHECK(first > 0);
+    for (int step = 0; step < 3; ++step) training.step();
+    CHECK(allocations == first);
+  }
+  einkorn::set_allocator(usual);
+}
+
 TEST_CASE("a small model learns, in f32 and bf16") {
   if (test::quick()) return;
   const auto data = make_data(60);

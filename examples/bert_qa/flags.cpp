@@ -104,7 +104,8 @@ class declaration {
     group_ = "Windows";
     whole("max_seq_length", out.max_seq_length, 8, 65535, "tokens in a window: question and context");
     whole("doc_stride", out.doc_stride, 0, 65535, "tokens that two windows of one context share");
-    maybe_boolean("pad_to_max_length", out.pad_to_max_length, "pad every window to --max_seq_length");
+    maybe_boolean("pad_to_max_length", out.pad_to_max_length,
+                  "true: to --max_seq_length; false: not at all; unset: to a batch's longest");
 
     group_ = "Training";
     whole("per_device_train_batch_size", out.per_device_train_batch_size, 1, 65536, "windows in a step");

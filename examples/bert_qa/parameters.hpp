@@ -65,12 +65,6 @@ class parameter_table {
   std::size_t count() const { return elements_; }  ///< numbers in all parameters
   std::size_t bytes() const;
 
-  /// Elements [offset, offset + rows * cols) of the arenas as a matrix: neighbours such as query, key and
-  /// value are one matrix to the GEMM.
-  template <class T>
-  einkorn::matrix_view<const T> fused_weight(std::size_t first, index rows, index cols) const;
-  einkorn::matrix_view<float> fused_gradient(std::size_t first, index rows, index cols) const;
-
   /// N(0, range^2) for matrices and tables (the padding row zero), 1 and 0 for layer normalisation, 0 for
   /// biases. Every number depends on seed, name and place only, on any machine.
   void initialise(std::uint64_t seed);
@@ -106,14 +100,5 @@ struct philox_block {
   std::uint32_t word[4];
 };
 philox_block philox4x32(std::uint64_t key, philox_block counter);
-
-template <class T>
-einkorn::matrix_view<const T> parameter_table::fused_weight(std::size_t first, index rows, index cols) const {
-  const parameter& p = table_[first];
-  if constexpr (std::is_same_v<T, float>)
-    return {p.value.data(), rows, cols};
-  else
-    return {reinterpret_cast<const T*>(p.narrow.data()), rows, cols};
-}
 
 }  // namespace bert_qa
