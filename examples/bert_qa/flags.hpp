@@ -24,7 +24,7 @@ struct flags {
   bool do_train = false, do_eval = false, do_predict = false;
 
   std::int64_t max_seq_length = 384;
-  std::int64_t doc_stride = 128;          ///< tokens that two windows of one context share
+  std::int64_t doc_stride = 128;  ///< tokens that two windows of one context share
   /// run_qa.py: true. Nothing said: to the longest of each batch, which only saves work; false: no padding,
   /// and the softmax of the loss over the real tokens only.
   std::optional<bool> pad_to_max_length;

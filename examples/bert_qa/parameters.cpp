@@ -147,7 +147,6 @@ std::size_t parameter_table::index_of(std::string_view name) const {
 
 const parameter& parameter_table::at(std::string_view name) const { return table_[index_of(name)]; }
 
-
 std::size_t parameter_table::bytes() const {
   return value_.size() + gradient_.size() + m_.size() + v_.size() + narrow_.size();
 }

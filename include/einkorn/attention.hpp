@@ -6,6 +6,7 @@
 #include "allocation.hpp"
 #include "detail/attention_args.hpp"
 #include "detail/gemm_checks.hpp"
+#include "detail/gemm_machine.hpp"
 #include "error.hpp"
 #include "isa.hpp"
 
@@ -77,9 +78,8 @@ inline void attention(const any_matrix& qkv, std::span<const sequence> sequences
   const char* const function = "attention";
   detail::check_attention(function, qkv, out, lse.size(), sequences, options);
   detail::require_disjoint(function, out, "out", qkv, "qkv");
-  const cache_sizes cache = caches();
-  detail::kernels().attention({qkv, out, sequences, lse.data(), options, exec, cache.l1, cache.l2, cache.l3,
-                               detail::attention_slots()});
+  detail::kernels().attention(
+      {qkv, out, sequences, lse.data(), options, exec, detail::this_machine(), detail::attention_slots()});
 }
 
 /// The gradient of attention: dqkv (rows x 3H, overwritten) from dout, by recomputing the probabilities from
@@ -102,9 +102,8 @@ inline void attention_backward(const any_matrix& qkv, const any_matrix& out, con
   detail::require_disjoint(function, dqkv, "dqkv", qkv, "qkv");
   detail::require_disjoint(function, dqkv, "dqkv", out, "out");
   detail::require_disjoint(function, dqkv, "dqkv", dout, "dout");
-  const cache_sizes cache = caches();
-  detail::kernels().attention_backward({qkv, out, dout, dqkv, sequences, lse.data(), options, exec, cache.l1,
-                                        cache.l2, cache.l3, detail::attention_slots()});
+  detail::kernels().attention_backward({qkv, out, dout, dqkv, sequences, lse.data(), options, exec,
+                                        detail::this_machine(), detail::attention_slots()});
 }
 
 EINKORN_END_NAMESPACE

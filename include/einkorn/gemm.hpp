@@ -19,6 +19,7 @@
 #include "allocation.hpp"
 #include "detail/gemm_args.hpp"
 #include "detail/gemm_checks.hpp"
+#include "detail/gemm_machine.hpp"
 #include "isa.hpp"
 
 EINKORN_BEGIN_NAMESPACE
@@ -64,31 +65,8 @@ namespace detail {
 
 inline dtype packed_a_type(dtype a) noexcept { return a == dtype::s8 ? dtype::u8 : a; }
 
-/// AMX-FP16 came a generation after AMX; without it fp16 is widened.
-inline bool has_fp16_tiles() {
-  const isa_state& s = state();
-  return s.amx_emulated.load(std::memory_order_relaxed) || s.probe.amx_fp16();
-}
-
-/// On Intel vdpbf16ps takes two cycles (measured on Sapphire Rapids): 16 products a cycle, where two FMA of
-/// f32 make 32. There the avx512_bf16 level widens bf16 while packing; on AMD, where Zen 5 issues two
-/// vdpbf16ps a cycle, it uses them. Tests set it to cover both.
-inline bool& widens_bf16() {
-  static bool value = state().probe.brand.find("Intel") != std::string::npos;
-  return value;
-}
-
-inline void set_machine(gemm_args& args) {
-  args.widen_bf16 = widens_bf16();
-  const cache_sizes sizes = caches();
-  args.l1 = sizes.l1;
-  args.l2 = sizes.l2;
-  args.l3 = sizes.l3;
-  args.fp16_tiles = has_fp16_tiles();
-}
-
 inline void run_gemm(gemm_args& args, workspace* scratch) {
-  set_machine(args);
+  args.machine = this_machine();
   workspace_lease lease(scratch);
   args.scratch_context = &lease;
   args.scratch = [](void* context, index bytes) {
@@ -169,8 +147,7 @@ inline void pack_into(packed_matrix& out, const any_matrix& b, dtype a_type, con
                               .a_type = detail::packed_a_type(a_type),
                               .bytes = &bytes,
                               .exec = exec,
-                              .fp16_tiles = detail::has_fp16_tiles(),
-                              .widen_bf16 = detail::widens_bf16()};
+                              .machine = detail::this_machine()};
   const detail::kernel_table& table = detail::kernels();
   table.gemm_pack(args);
   if (bytes < 64) bytes = 64;
@@ -185,7 +162,7 @@ inline void pack_into(packed_matrix& out, const any_matrix& b, dtype a_type, con
   out.level_ = table.level;
   out.type_ = b.type;
   out.a_type_ = args.a_type;
-  out.widened_ = args.widen_bf16;
+  out.widened_ = args.machine.widen_bf16;
 }
 
 /// B packed for the active level, for products with an A of the same type (s8: of u8 and of s8).
@@ -222,7 +199,7 @@ requires gemm_types<A, B, C> index gemm_workspace(const matrix_view<A>& a, const
                          .e = e,
                          .exec = exec};
   detail::check_gemm(args);
-  detail::set_machine(args);
+  args.machine = detail::this_machine();
   args.scratch_context = &bytes;
   args.scratch = [](void* context, index wanted) -> void* {
     *static_cast<index*>(context) = wanted;

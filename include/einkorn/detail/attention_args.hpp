@@ -3,6 +3,7 @@
 
 #include "../executor.hpp"
 #include "dropout_spec.hpp"
+#include "gemm_args.hpp"
 
 EINKORN_BEGIN_NAMESPACE
 
@@ -29,7 +30,7 @@ struct attention_args {
   float* lse;  // heads x rows
   attention_options options;
   executor exec;
-  index l1, l2, l3;
+  gemm_machine machine = {};
   attention_memory memory;
 };
 
@@ -39,7 +40,7 @@ struct attention_backward_args {
   const float* lse;
   attention_options options;
   executor exec;
-  index l1, l2, l3;
+  gemm_machine machine = {};
   attention_memory memory;
 };
 

@@ -7,6 +7,13 @@
 EINKORN_BEGIN_NAMESPACE
 namespace detail {
 
+/// What the choice of kernels and blocks depends on besides the call itself.
+struct gemm_machine {
+  index l1 = 0, l2 = 0, l3 = 0;  // data cache bytes
+  bool fp16_tiles = false;       // the CPU (or the emulator) has AMX-FP16
+  bool widen_bf16 = false;       // multiply bf16 as f32 where vdpbf16ps is the slower way
+};
+
 struct gemm_args {
   any_matrix a, b, c;            // the first matrix of each batch
   const void* packed = nullptr;  // B as gemm_pack of the same level and a's type left it; then b.data is null
@@ -15,9 +22,7 @@ struct gemm_args {
   index batch_a = 0, batch_b = 0, batch_c = 0, batch_preactivation = 0, batch_residual = 0;
   epilogue e;
   executor exec;
-  index l1 = 0, l2 = 0, l3 = 0;  // data cache bytes
-  bool fp16_tiles = false;       // the CPU (or the emulator) has AMX-FP16
-  bool widen_bf16 = false;       // multiply bf16 as f32 where vdpbf16ps is the slower way
+  gemm_machine machine = {};
   // Called once, before C is touched; null means that only the number of bytes was asked for.
   void* (*scratch)(void* context, index bytes) = nullptr;
   void* scratch_context = nullptr;
@@ -29,8 +34,7 @@ struct gemm_pack_args {
   void* out = nullptr;  // null: only *bytes is set
   index* bytes = nullptr;
   executor exec;
-  bool fp16_tiles = false;
-  bool widen_bf16 = false;
+  gemm_machine machine = {};
 };
 
 }  // namespace detail

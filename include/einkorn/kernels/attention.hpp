@@ -34,9 +34,7 @@ inline void block_product(const Args& args, const any_matrix& a, const any_matri
   call.c = c;
   call.e.alpha = alpha;
   call.e.beta = beta;
-  call.l1 = args.l1;
-  call.l2 = args.l2;
-  call.l3 = args.l3;
+  call.machine = args.machine;
   call.scratch_context = const_cast<detail::attention_memory*>(&args.memory);
   call.scratch = [](void* context, index bytes) {
     const auto& memory = *static_cast<const detail::attention_memory*>(context);

@@ -201,11 +201,11 @@ inline void gemm_with_kernel(dtype a, [[maybe_unused]] dtype b, [[maybe_unused]]
   if (a == dtype::u8) return body(gemm_u8_tiles());
   if (a == dtype::s8) return body(gemm_s8_tiles());
   if (a == dtype::bf16 && b == dtype::bf16) return body(gemm_bf16_tiles());
-  if (a == dtype::fp16 && b == dtype::fp16 && g.fp16_tiles) return body(gemm_fp16_tiles());
+  if (a == dtype::fp16 && b == dtype::fp16 && g.machine.fp16_tiles) return body(gemm_fp16_tiles());
 #else
   if (a == dtype::u8 || a == dtype::s8) return body(gemm_int8());
 #if EINKORN_LEVEL_AT_LEAST_AVX512_BF16
-  if (a == dtype::bf16 && b == dtype::bf16 && !g.widen_bf16) return body(gemm_bf16());
+  if (a == dtype::bf16 && b == dtype::bf16 && !g.machine.widen_bf16) return body(gemm_bf16());
 #endif
 #endif
   body(gemm_f32());  // narrow operands are widened while packing

@@ -68,7 +68,7 @@ struct gemm_plan {
     const index rows = g.c.rows, cols = g.c.cols, row_bytes = groups(0) * 4;
     // Rows of A, one depth block deep, take a quarter of L2; panels of B stream past them.
     const index most_rows =
-        std::clamp(g.l2 / 4 / std::max<index>(row_bytes, 64) / mr * mr, mr, 512 / mr * mr);
+        std::clamp(g.machine.l2 / 4 / std::max<index>(row_bytes, 64) / mr * mr, mr, 512 / mr * mr);
     const index row_tasks = (rows + most_rows - 1) / most_rows;
     task_rows = row_tasks == 1 ? rows : round_up((rows + row_tasks - 1) / row_tasks, mr);
     b_mode = g.packed != nullptr ? gemm_b::packed : row_tasks == 1 ? gemm_b::own : gemm_b::shared;
@@ -86,7 +86,7 @@ struct gemm_plan {
     }
     direct = is_direct(g);
     if (blocks > 1 && !direct)  // the sums of a task stay in L2 from block to block
-      task_cols = std::min(task_cols, std::max<index>(1, g.l2 / 2 / (task_rows * nr * 4)) * nr);
+      task_cols = std::min(task_cols, std::max<index>(1, g.machine.l2 / 2 / (task_rows * nr * 4)) * nr);
   }
 
   static bool is_direct(const detail::gemm_args& g) {
@@ -106,7 +106,7 @@ struct gemm_plan {
     if (a_stride / 64 % 2 == 0) a_stride += 64;
     a_bytes = a_in_place ? 0 : task_rows * a_stride;
     const index block_bytes = panel_count(task_cols) * panel_bytes(0);
-    rows_outside = block_bytes <= g.l2 / 2 && task_rows > mr;
+    rows_outside = block_bytes <= g.machine.l2 / 2 && task_rows > mr;
     b_bytes = b_mode == gemm_b::own ? round_up(rows_outside ? block_bytes : panel_bytes(0), 64) : 0;
     const index tiles = blocks > 1 ? panel_count(task_cols) * ((task_rows + mr - 1) / mr) : 1;
     worker_bytes = round_up(a_bytes + b_bytes + tiles * mr * nr * 4, 64);
