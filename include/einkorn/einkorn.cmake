@@ -21,6 +21,12 @@ set(EINKORN_FLAGS_avx512_vnni ${EINKORN_FLAGS_avx2} -mavx512f -mavx512bw -mavx51
 set(EINKORN_FLAGS_avx512_bf16 ${EINKORN_FLAGS_avx512_vnni} -mavx512bf16)
 set(EINKORN_FLAGS_amx ${EINKORN_FLAGS_avx512_bf16} -mamx-tile -mamx-bf16 -mamx-int8)
 
+if(CMAKE_CXX_FLAGS MATCHES "-fsanitize")
+  set(EINKORN_SANITIZED ON)
+else()
+  set(EINKORN_SANITIZED OFF)
+endif()
+
 # cpu_features and xsimd, from wherever find_package or the usual folders have them.
 macro(_einkorn_find_dependencies)
   if(NOT TARGET CpuFeatures::cpu_features)
@@ -50,8 +56,10 @@ function(einkorn_add_kernels target)
     if(TARGET einkorn_warnings)
       target_link_libraries(${object} PRIVATE einkorn_warnings)
     endif()
-    # Last on the command line, so that they win over the consumer's.
-    target_compile_options(${object} PRIVATE ${EINKORN_COMMON_FLAGS} ${EINKORN_FLAGS_${level}})
+    # Last on the command line, so that they win over the consumer's. Sanitized at -O2 a level takes g++ over
+    # three minutes.
+    target_compile_options(${object} PRIVATE ${EINKORN_COMMON_FLAGS} ${EINKORN_FLAGS_${level}}
+                                             $<$<BOOL:${EINKORN_SANITIZED}>:-O1>)
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:${object}>)
   endforeach()
 endfunction()
