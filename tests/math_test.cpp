@@ -86,7 +86,7 @@ const function functions[] = {
 };
 
 double ulp_of(double value) {
-  if (std::abs(value) < 0x1p-126) return 0x1p-149;
+  if (!(std::abs(value) >= 0x1p-126)) return 0x1p-149;  // zero, denormal or NaN, whose ilogb is INT_MIN
   return std::ldexp(1.0, std::min(std::ilogb(value), 127) - 23);
 }
 

@@ -7,6 +7,13 @@ EINKORN_BEGIN_LEVEL
 
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
 
+/// Four bytes of A at any address, in a vector register: through a general one a broadcast costs port 5.
+inline float load_word(const char* p) {
+  float word;
+  __builtin_memcpy(&word, p, sizeof word);
+  return word;
+}
+
 struct fmaps_x16 {
   using element = float;
   using accumulator = float;
@@ -37,9 +44,7 @@ struct vpdpbusd_x16 {
   static void store(std::int32_t* p, vector x) { _mm512_storeu_si512(p, x); }
   static vector add(vector x, vector y) { return _mm512_add_epi32(x, y); }
   static group load_groups(const char* p) { return _mm512_loadu_si512(p); }
-  static group broadcast(const char* p) {
-    return _mm512_castps_si512(_mm512_set1_ps(*reinterpret_cast<const float*>(p)));
-  }
+  static group broadcast(const char* p) { return _mm512_castps_si512(_mm512_set1_ps(load_word(p))); }
   static vector multiply_add(vector acc, group a, group b) { return _mm512_dpbusd_epi32(acc, a, b); }
 };
 
@@ -62,7 +67,7 @@ struct vdpbf16ps_x16 {
   static vector add(vector x, vector y) { return _mm512_add_ps(x, y); }
   static group load_groups(const char* p) { return _mm512_loadu_si512(p); }
   static group broadcast(const char* p) {
-    group a = _mm512_castps_si512(_mm512_set1_ps(*reinterpret_cast<const float*>(p)));
+    group a = _mm512_castps_si512(_mm512_set1_ps(load_word(p)));
     __asm__("" : "+v"(a));  // clang 16 crashes where it folds the broadcast into vdpbf16ps
     return a;
   }

@@ -130,7 +130,7 @@ template <class T>
 inline vf load_first(const T* p, index count, float fill = 0) {
   // Not as one loop with a choice: g++ makes a vmaskmovps of that, and qemu 7.2 reads all its lanes.
   float lanes[vf_size];
-  store(lanes, broadcast(fill));
+  broadcast(fill).store_unaligned(lanes);
   for (index i = 0; i < count; ++i) lanes[i] = static_cast<float>(p[i]);
   return load(lanes);
 }
