@@ -4,6 +4,8 @@
 ///   einkorn::gemm(x, transpose(w), y, {.bias = bias, .act = activation::gelu});
 ///   einkorn::packed_matrix w2 = einkorn::pack(transpose(w)); // reorder the weights once
 ///   einkorn::gemm(x, w2, y);
+///   einkorn::gemm_plan plan(a, b, c);                        // many products of one small shape
+///   plan(a_data, b_data, c_data);
 ///
 /// Types: A and B each f32, bf16 or fp16, C f32, bf16 or fp16, accumulated in f32; or A u8 or s8, B s8 and
 /// C i32, exact and wrapping modulo 2^32 (epilogue: nothing but beta = 0 or 1).
@@ -11,7 +13,8 @@
 /// nor B. Zero sizes are allowed: depth == 0 stores epilogue(0).
 /// Error per element before the epilogue: (depth + 2) * 2^-23 * sum|a*b| + eps(C) * |c|; bf16 operands that
 /// are denormal may count as 0. NaN and infinity propagate.
-/// Same level, same bits, for any number of threads; packed and plain B give the same bits.
+/// Same level, same bits, for any number of threads; packed and plain B give the same bits, but for up to 16
+/// rows of A and a transposed B as it lies, whose sums are dot products (kernels/gemm_few_rows.hpp).
 /// Allocates nothing once the workspace fits. Throws einkorn::error on a mismatch, before C is touched.
 /// Truth: reference/gemm.hpp.
 #pragma once
@@ -92,15 +95,14 @@ inline void gemm_any(const any_matrix& a, const any_matrix& b, const any_matrix&
   run_gemm(args, scratch);
 }
 
-inline void gemm_packed(const any_matrix& a, const packed_matrix& b, const any_matrix& c, const epilogue& e,
-                        const executor& exec, workspace* scratch) {
+/// The call with packed B; throws where b was packed for something else.
+inline gemm_args packed_args(const any_matrix& a, const packed_matrix& b, const any_matrix& c,
+                             const epilogue& e, const executor& exec) {
   require(b.data() != nullptr, "gemm", "b is a packed_matrix that holds nothing");
   any_matrix shape;
   shape.rows = b.rows();
   shape.cols = shape.stride = b.cols();
   shape.type = b.type();
-  gemm_args args{.a = a, .b = shape, .c = c, .packed = b.data(), .e = e, .exec = exec};
-  check_gemm(args);
   const isa level = active_isa();
   if (b.level() != level) [[unlikely]]
     fail(std::string("gemm: b was packed for ISA level '") + name(b.level()) + "', but '" + name(level) +
@@ -109,6 +111,13 @@ inline void gemm_packed(const any_matrix& a, const packed_matrix& b, const any_m
     fail(std::string("gemm: b was packed for a of type ") + name(b.a_type()) + ", but a is " + name(a.type));
   if (b.widened() != widens_bf16()) [[unlikely]]
     fail("gemm: b was packed for the other way of multiplying bf16");
+  return {.a = a, .b = shape, .c = c, .packed = b.data(), .e = e, .exec = exec};
+}
+
+inline void gemm_packed(const any_matrix& a, const packed_matrix& b, const any_matrix& c, const epilogue& e,
+                        const executor& exec, workspace* scratch) {
+  gemm_args args = packed_args(a, b, c, e, exec);
+  check_gemm(args);
   run_gemm(args, scratch);
 }
 
@@ -180,6 +189,50 @@ packed_matrix pack(const matrix_view<B>& b, dtype a_type, const executor& exec =
   pack_into(out, b, a_type, exec);
   return out;
 }
+
+/// A product that is checked and dispatched once, then run many times, for small shapes where both cost more
+/// than the product. Keeps the shapes, strides, types and epilogue (whose pointers must stay valid), the ISA
+/// level that was active, and the executor; one plan may be run by several threads at once.
+class gemm_plan {
+ public:
+  /// Checks as gemm() does; the data of the views is what operator()() multiplies.
+  template <class A, class B, class C>
+  requires gemm_types<A, B, C> gemm_plan(const matrix_view<A>& a, const matrix_view<B>& b,
+                                         const matrix_view<C>& c, const epilogue& e = {},
+                                         const executor& exec = serial_executor())
+      : gemm_plan(detail::gemm_args{.a = a, .b = b, .c = c, .e = e, .exec = exec}) {}
+
+  /// With packed B, which must outlive the plan.
+  template <class A, class C>
+  gemm_plan(const matrix_view<A>& a, const packed_matrix& b, const matrix_view<C>& c, const epilogue& e = {},
+            const executor& exec = serial_executor())
+      : gemm_plan(detail::packed_args(a, b, c, e, exec)) {}
+
+  void operator()() const { run({args_.a.data, args_.b.data, args_.c.data}); }
+
+  /// Other operands of the same shapes, strides and types (packed B: the packed one, whatever b is). Nothing
+  /// is checked: they must not be null, and C must overlap neither.
+  void operator()(const void* a, const void* b, void* c) const { run({a, b, c}); }
+
+ private:
+  explicit gemm_plan(const detail::gemm_args& args) : args_(args) {
+    detail::check_gemm(args_);
+    args_.machine = detail::this_machine();
+    empty_ = args_.c.rows == 0 || args_.c.cols == 0;
+    if (!empty_) detail::kernels().gemm_prepare({&args_, &prepared_});
+  }
+  void run(const detail::gemm_pointers& pointers) const {
+    if (empty_) return;
+    if (prepared_.scratch_bytes <= detail::gemm_small_scratch)
+      return prepared_.run(prepared_, args_, pointers, nullptr);
+    workspace_lease lease(nullptr);
+    prepared_.run(prepared_, args_, pointers, lease.reserve(prepared_.scratch_bytes));
+  }
+
+  detail::gemm_args args_;
+  detail::gemm_prepared prepared_;
+  bool empty_ = false;
+};
 
 /// Bytes of scratch memory that the same call of gemm_batched (or gemm, with {}) takes on the active level:
 /// a workspace of that size never grows in it.
