@@ -142,9 +142,9 @@ TEST_CASE("with dropout: the gradient along random directions equals the differe
   }
 }
 
-TEST_CASE("the same bits after three steps for 1, 2, 3 and 7 threads, in f32 and bf16") {
+TEST_CASE("the same bits after three steps for 1, 2, 3 and 7 threads, in every type") {
   const auto data = make_data(30);
-  for (const dtype type : {dtype::f32, dtype::bf16}) {
+  for (const dtype type : {dtype::f32, dtype::bf16, dtype::fp16}) {
     std::vector<float> expected;
     test::with_thread_counts([&](const einkorn::executor& executor) {
       const thread_count used(executor);
@@ -211,7 +211,7 @@ TEST_CASE("the state is complete: a second trainer that takes it over continues 
     for (const parameter& p : s.table.all()) weights.insert(weights.end(), p.value.begin(), p.value.end());
     return weights;
   };
-  for (const dtype type : {dtype::f32, dtype::bf16}) {
+  for (const dtype type : {dtype::f32, dtype::bf16, dtype::fp16}) {
     setup a(0.1, type);
     training_options options = small_options();
     options.epochs = 3;
@@ -269,10 +269,10 @@ TEST_CASE("after the first step of the largest batch nothing is allocated") {
   einkorn::set_allocator(usual);
 }
 
-TEST_CASE("a small model learns, in f32 and bf16") {
+TEST_CASE("a small model learns, in every type") {
   if (test::quick()) return;
   const auto data = make_data(60);
-  for (const dtype type : {dtype::f32, dtype::bf16}) {
+  for (const dtype type : {dtype::f32, dtype::bf16, dtype::fp16}) {
     setup s(0, type);
     training_options options = small_options();
     options.epochs = 12;
@@ -309,6 +309,48 @@ TEST_CASE("a step whose gradients are not finite changes nothing but the positio
   CHECK(!good.skipped);
   CHECK(good.learning_rate == bad.learning_rate);  // the schedule did not advance
   CHECK(good.step == 3);
+}
+
+TEST_CASE("fp16: gradients are those of f32 whatever the loss scale; overflows halve it and change nothing") {
+  const auto data = make_data(20);
+  training_options options = small_options();
+  setup wide(0.1);
+  trainer exact(wide.config, wide.table, *wide.model, data, options);
+  const step_report expected = exact.gradients();
+
+  setup s(0.1, dtype::fp16);
+  trainer training(s.config, s.table, *s.model, data, options);
+  step_report report = training.gradients();
+  CHECK(report.loss_scale == 65536);
+  CHECK(report.loss == doctest::Approx(expected.loss).epsilon(2e-3));
+  std::vector<float> unscaled(s.table.gradients().begin(), s.table.gradients().end());
+  for (float& g : unscaled) g /= 65536.0f;
+  CHECK(distance(unscaled, wide.table.gradients()) <= 0.01 * norm(wide.table.gradients()));
+  training.update(report);
+  CHECK(!report.skipped);
+  CHECK(report.gradient_norm == doctest::Approx(norm(unscaled)).epsilon(1e-6));
+
+  // A scale at which f32 itself overflows: it falls, step by step, until the gradients are finite again.
+  setup high(0.1, dtype::fp16);
+  options.loss_scale = {.initial = 0x1p40f, .growth_interval = 2};
+  trainer falling(high.config, high.table, *high.model, data, options);
+  const auto weights_of = [&] {
+    std::vector<float> weights;
+    for (const parameter& p : high.table.all()) weights.insert(weights.end(), p.value.begin(), p.value.end());
+    return weights;
+  };
+  const auto before = weights_of();
+  std::int64_t skipped = 0;
+  for (step_report r = falling.step(); r.skipped; r = falling.step()) {
+    ++skipped;
+    CHECK(weights_of() == before);
+    CHECK(falling.loss_scale() == 0x1p40 / static_cast<double>(std::int64_t{1} << skipped));
+    CHECK(r.learning_rate == doctest::Approx(1e-2));
+    REQUIRE(skipped < 8);  // two epochs of 4 steps
+  }
+  CHECK(skipped > 0);
+  CHECK(falling.skipped_steps() == skipped);
+  CHECK(weights_of() != before);
 }
 
 TEST_CASE("the epoch's order is a permutation, another one every epoch") {

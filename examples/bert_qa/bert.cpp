@@ -170,7 +170,8 @@ class bert_model final : public bert {
     double total = 0;
     for (index side = 0; side < 2; ++side) {
       const auto first = static_cast<std::size_t>(side * n), count = static_cast<std::size_t>(n);
-      const double divisor = 2 * std::max(1.0, side == 0 ? labels.start_divisor : labels.end_divisor);
+      const double divisor =
+          2 * std::max(1.0, side == 0 ? labels.start_divisor : labels.end_divisor) / labels.gradient_scale;
       total +=
           einkorn::cross_entropy(rows_of_logits_.rows_from(side * n, n),
                                  std::span<const std::int32_t>(targets_).subspan(first, count),
@@ -185,7 +186,7 @@ class bert_model final : public bert {
         for (index t = 0; t < s.rows; ++t) dlogits_(s.first_row + t, side) = rows_of_logits_(side * n + i, t);
     }
     watch.lap(phase::head_and_loss);
-    return total;
+    return total / labels.gradient_scale;
   }
 
   void backward(const gradient_ready& ready) override {

@@ -24,10 +24,12 @@ struct token_batch {
 };
 
 /// Positions in the sequence. One outside [0, rows of the sequence) is ignored. The divisors are how many
-/// starts and ends count in the whole batch, over all micro-batches (and ranks).
+/// starts and ends count in the whole batch, over all micro-batches (and ranks). The gradients, not the loss,
+/// are multiplied by gradient_scale, a power of 2.
 struct span_labels {
   std::span<const std::int32_t> starts, ends;
   double start_divisor = 1, end_divisor = 1;
+  double gradient_scale = 1;
 };
 
 /// What every dropout of one step is keyed by; the samples' numbers are in the sequences.

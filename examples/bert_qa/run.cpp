@@ -120,7 +120,9 @@ class session {
   }
 
  private:
-  einkorn::dtype type() const { return given_.bf16 ? einkorn::dtype::bf16 : einkorn::dtype::f32; }
+  einkorn::dtype type() const {
+    return given_.bf16 ? einkorn::dtype::bf16 : given_.fp16 ? einkorn::dtype::fp16 : einkorn::dtype::f32;
+  }
 
   static std::int64_t peak_memory() {
     rusage usage{};
@@ -257,7 +259,10 @@ class session {
                                .samples_per_second = static_cast<double>(step.samples) / step.seconds,
                                .utilization = step.flop / step.seconds / peak});
         if (step.skipped)
-          bar.print("step " + std::to_string(step.step) + " skipped: the gradients are not finite");
+          bar.print("step " + std::to_string(step.step) + " skipped: the gradients are not finite" +
+                    (given_.fp16 ? " at loss scale " + number(step.loss_scale, "%g") + "; it is now " +
+                                       number(training.loss_scale(), "%g")
+                                 : ""));
         if (step.step % given_.logging_steps == 0) {
           const double mean =
               loss_since_log / static_cast<double>(step.step - std::exchange(logged, step.step));
@@ -276,7 +281,7 @@ class session {
     results.steps = state_.global_step;
     results.epoch = state_.epoch;
     for (const double loss : losses) results.loss += loss / static_cast<double>(losses.size());
-    finish_training(results, losses, seconds, training.skipped_steps(), peak);
+    finish_training(results, losses, seconds, training, peak);
   }
 
   bool save_now(const trainer& training, std::int64_t step) const {
@@ -286,7 +291,7 @@ class session {
   }
 
   void finish_training(const train_results& results, const std::vector<double>& losses,
-                       std::vector<double> seconds, std::int64_t skipped, double peak) {
+                       std::vector<double> seconds, const trainer& training, double peak) {
     // The first step packs, touches fresh memory and warms the caches up.
     if (seconds.size() > 1) seconds.erase(seconds.begin());
     std::ranges::sort(seconds);
@@ -304,12 +309,14 @@ class session {
     out["step_seconds_best"] = seconds.front();
     out["mfu"] = results.total_flos / results.seconds / peak;
     out["peak_gflops"] = peak * 1e-9;
-    out["skipped_steps"] = skipped;
+    out["skipped_steps"] = training.skipped_steps();
+    if (given_.fp16) out["loss_scale"] = training.loss_scale();
     for (std::size_t i = 0; i < phase_names.size(); ++i)
       out["seconds_per_step"][phase_names[i]] = model_->times[i] / static_cast<double>(results.steps);
     for (const char* key :
          {"isa", "dtype", "threads", "train_loss", "first_loss", "last_loss", "train_runtime",
-          "train_samples_per_second", "step_seconds_median", "step_seconds_best", "mfu"})
+          "train_samples_per_second", "step_seconds_median", "step_seconds_best", "mfu", "skipped_steps",
+          "loss_scale"})
       if (out.contains(key)) summary_[key] = out[key];
     nlohmann::ordered_json shown = out;
     shown.erase("seconds_per_step");

@@ -68,6 +68,7 @@ trainer::trainer(const bert_config& config, parameter_table& parameters, bert& m
       model_(model),
       features_(features),
       options_(options),
+      scaler_(einkorn::precision_policy{parameters.narrow_type()}.scales_loss(), options.loss_scale),
       seed_(static_cast<std::int64_t>(options.seed)) {
   if (features.empty()) throw input_error("there is nothing to train on: the training data has no question");
   const auto n = static_cast<std::int64_t>(features.size());
@@ -139,7 +140,7 @@ step_report trainer::gradients(const bert::gradient_ready& ready) {
   const std::span<const std::int32_t> chosen =
       std::span(order_).subspan(static_cast<std::size_t>(position_), static_cast<std::size_t>(count));
 
-  step_report report{.step = attempts_ + 1, .samples = count};
+  step_report report{.step = attempts_ + 1, .loss_scale = loss_scale(), .samples = count};
   const dropout_key key{static_cast<std::uint64_t>(seed_), static_cast<std::uint32_t>(attempts_)};
   for (std::int64_t first = 0; first < count; first += options_.batch_size) {
     const auto width = std::min(options_.batch_size, count - first);
@@ -150,6 +151,7 @@ step_report trainer::gradients(const bert::gradient_ready& ready) {
     model_.forward(builder_.tokens(), &key);
     span_labels labels = builder_.labels();  // every feature has both positions inside: all count
     labels.start_divisor = labels.end_divisor = static_cast<double>(count);
+    labels.gradient_scale = report.loss_scale;
     report.loss += model_.loss(labels, options_.pad != padding::none);
     const bool last = first + width == count;
     model_.backward(last ? ready : bert::gradient_ready{});
@@ -164,13 +166,14 @@ step_report trainer::gradients(const bert::gradient_ready& ready) {
 
 void trainer::update(step_report& report) {
   const double begin = now();
-  report.gradient_norm = einkorn::gradient_norm(gradient_spans_);
+  // The clip and the loss scale are taken off in AdamW's own pass.
+  const double unscale = 1 / report.loss_scale, scaled_norm = einkorn::gradient_norm(gradient_spans_);
+  report.gradient_norm = scaled_norm * unscale;
   const double normed = now();
   model_.times[static_cast<std::size_t>(phase::norm)] += normed - begin;
   report.learning_rate = learning_rate_at(schedule_);
-  report.skipped = !std::isfinite(report.gradient_norm) || !std::isfinite(report.loss);
+  report.skipped = !scaler_.update(std::isfinite(report.gradient_norm) && std::isfinite(report.loss));
   if (report.skipped) {
-    ++skipped_;
     parameters_.clear_gradients();
   } else {
     ++t_;
@@ -183,8 +186,8 @@ void trainer::update(step_report& report) {
                     .weight_decay = options_.weight_decay,
                     .t = t_,
                     .grad_scale = options_.max_grad_norm > 0
-                                      ? einkorn::clip_scale(report.gradient_norm, options_.max_grad_norm)
-                                      : 1,
+                                      ? einkorn::clip_scale(scaled_norm, options_.max_grad_norm, unscale)
+                                      : static_cast<float>(unscale),
                     .zero_grad = true});
     model_.weights_changed();
     model_.times[static_cast<std::size_t>(phase::adamw)] += now() - normed;
@@ -215,7 +218,12 @@ std::vector<state_entry> trainer::state() {
   counter("random.step", attempts_);
   counter("data.epoch", epoch_);
   counter("data.position", position_);
-  counter("steps.skipped", skipped_);
+  einkorn::loss_scaler::state_type& scaling = scaler_.state();
+  counter("steps.skipped", scaling.skipped);
+  if (scaler_.enabled()) {
+    entries.push_back({"scaler.scale", "F32", {1}, std::as_writable_bytes(std::span(&scaling.scale, 1))});
+    counter("scaler.good_steps", scaling.good_steps);
+  }
   return entries;
 }
 

@@ -91,7 +91,7 @@ struct gemm_plan {
 
   static bool is_direct(const detail::gemm_args& g) {
     const epilogue& e = g.e;
-    if (g.c.type == dtype::i32) return true;
+    if constexpr (std::is_same_v<typename Kernel::accumulator, std::int32_t>) return g.c.type == dtype::i32;
     return g.c.type == dtype::f32 && e.alpha == 1 && (e.beta == 0 || e.beta == 1) && e.bias == nullptr &&
            e.act == activation::none && e.preactivation.data == nullptr && e.residual.data == nullptr;
   }
