@@ -76,6 +76,10 @@ TEST_CASE("what is not said has the values of run_qa.py") {
   CHECK(!given.version_2_with_negative);
   CHECK(given.null_score_diff_threshold == 0);
   CHECK(!given.bf16);
+  CHECK(!given.fp16);
+  CHECK(!given.int8);
+  CHECK(!given.gradient_checkpointing);
+  CHECK(!given.group_by_length);
   CHECK(!given.overwrite_output_dir);
   const flags fewest = parse("--model_name_or_path M --train_file F --do_train --output_dir O");
   CHECK(fewest.per_device_train_batch_size == 8);
@@ -95,7 +99,11 @@ TEST_CASE("every other flag") {
       "0 "
       "--logging_steps 8 --save_steps 9 --save_strategy epoch --save_total_limit 2 --n_best_size 6 "
       "--max_answer_length 15 --version_2_with_negative --null_score_diff_threshold -1.5 "
-      "--pad_to_max_length false --threads 3 --dataset_dir D --output_dir O --overwrite_output_dir");
+      "--pad_to_max_length false --threads 3 --dataset_dir D --output_dir O --overwrite_output_dir --int8 "
+      "--gradient_checkpointing --group_by_length");
+  CHECK(given.int8);
+  CHECK(given.gradient_checkpointing);
+  CHECK(given.group_by_length);
   CHECK(given.train_file == "T");
   CHECK(given.validation_file == "V");
   CHECK(given.test_file == "P");
@@ -269,7 +277,7 @@ TEST_CASE("help names every flag with its default, and asks for nothing else") {
     CHECK(line.size() <= 120);
     listed += line.rfind("  --", 0) == 0;
   }
-  CHECK(listed == 45);
+  CHECK(listed == 48);
   for (const char* part :
        {"Model and data:", "Training:", "--per_device_train_batch_size N", "[5e-05]", "[384]",
         "--version_2_with_negative", "--overwrite_output_dir", "--save_total_limit N"}) {

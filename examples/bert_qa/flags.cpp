@@ -131,10 +131,14 @@ class declaration {
     real("max_grad_norm", out.max_grad_norm, 0, 1e9, "longer gradients are cut to this; 0: never");
     boolean("bf16", out.bf16, "matrix products in bf16, weights and sums in f32");
     boolean("fp16", out.fp16, "the same in fp16, with dynamic loss scaling");
+    boolean("gradient_checkpointing", out.gradient_checkpointing,
+            "compute activations again in backward: less memory, more time");
+    boolean("group_by_length", out.group_by_length, "batches of windows of similar length");
     natural("seed", out.seed, "of weights, order and dropout");
     whole("threads", out.threads, 0, 4096, "0: one for each core");
 
     group_ = "Answers";
+    boolean("int8", out.int8, "evaluate and predict with linear layers in int8");
     whole("n_best_size", out.n_best_size, 1, 10000, "answers in eval_nbest_predictions.json");
     whole("max_answer_length", out.max_answer_length, 1, 65535, "tokens in an answer");
     boolean("version_2_with_negative", out.version_2_with_negative, "some questions have no answer");

@@ -18,4 +18,14 @@ memory_block::memory_block(std::size_t bytes) : memory_(static_cast<einkorn::ind
   std::memset(memory_.data(), 0, bytes);
 }
 
+void carver::note(std::size_t bytes) {
+  for (memory_use& use : plan_) {
+    if (use.purpose == purpose_) {
+      use.bytes += bytes;
+      return;
+    }
+  }
+  plan_.push_back({purpose_, bytes});
+}
+
 }  // namespace bert_qa

@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <einkorn/einkorn.hpp>
 #include <span>
+#include <string>
+#include <vector>
 
 namespace bert_qa {
 
@@ -24,16 +26,27 @@ class memory_block {
   einkorn::buffer memory_;
 };
 
+/// A line of the plan of where memory goes.
+struct memory_use {
+  std::string purpose;
+  std::size_t bytes = 0;
+};
+
 /// Cuts pieces off a block, each at a cache line. Without a block it only counts, so that one function
 /// plans the memory and hands it out.
 class carver {
  public:
   explicit carver(std::byte* base) : base_(base) {}
 
+  /// What follows is taken for this purpose.
+  void begin(const char* purpose) { purpose_ = purpose; }
+
   template <class T>
   T* take(einkorn::index count) {
     T* piece = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
-    used_ += (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
+    const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
+    used_ += bytes;
+    if (base_ == nullptr) note(bytes);
     return piece;
   }
   template <class T>
@@ -45,10 +58,15 @@ class carver {
     return {take<T>(count), static_cast<std::size_t>(count)};
   }
   std::size_t used() const { return used_; }
+  const std::vector<memory_use>& plan() const { return plan_; }  ///< of a carver that counts
 
  private:
+  void note(std::size_t bytes);
+
   std::byte* base_;
   std::size_t used_ = 0;
+  const char* purpose_ = "";
+  std::vector<memory_use> plan_;
 };
 
 }  // namespace bert_qa

@@ -111,6 +111,7 @@ class session {
         std::to_string(einkorn::default_executor().threads) + " threads, " + einkorn::name(type()) + ", " +
         number(static_cast<double>(table_->count()) * 1e-6, "%.1f") + " million parameters");
     if (given_.do_train) train();
+    if (given_.int8) model_->use_int8();
     if (given_.do_eval) evaluate("eval", validation_);
     if (given_.do_predict) evaluate("predict", test_);
     if (!given_.output_dir.empty() && given_.do_train)
@@ -198,7 +199,7 @@ class session {
     table_ = std::make_unique<parameter_table>(files_.config, type(),
                                                given_.do_train ? purpose::training : purpose::inference);
     table_->initialise(given_.seed);
-    model_ = make_bert(files_.config, *table_);
+    model_ = make_bert(files_.config, *table_, {.gradient_checkpointing = given_.gradient_checkpointing});
   }
 
   training_options options() const {
@@ -219,7 +220,8 @@ class session {
             .pad = !given_.pad_to_max_length   ? padding::longest
                    : *given_.pad_to_max_length ? padding::max_length
                                                : padding::none,
-            .max_length = static_cast<std::int32_t>(given_.max_seq_length)};
+            .max_length = static_cast<std::int32_t>(given_.max_seq_length),
+            .group_by_length = given_.group_by_length};
   }
 
   void train() {
@@ -358,6 +360,7 @@ class session {
     results.scores = given_.version_2_with_negative ? to_json(score_squad_v2(set.examples, answers.texts))
                                                     : to_json(score_squad(set.examples, answers.texts));
     const nlohmann::ordered_json out = to_json(results);
+    if (given_.int8) summary_["eval_dtype"] = "int8";
     for (const char* key : {"exact_match", "f1", "exact", "eval_samples", "eval_runtime"})
       if (out.contains(key)) summary_[key] = out[key];
     say(format_results("eval", out));

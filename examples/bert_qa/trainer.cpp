@@ -19,15 +19,45 @@ constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b 
 
 }  // namespace
 
+namespace {
+
+/// Fisher-Yates: swap(i, j) for i from n - 1 to 1, j at random in [0, i]. 64 random bits modulo i + 1 are
+/// uniform to 2^-32. The last counter word keeps the stream apart from those of dropout (site) and of the
+/// weights (a hash); `purpose` keeps shuffles apart.
+template <class Swap>
+void shuffle(std::int64_t n, std::uint64_t seed, std::int64_t epoch, std::uint32_t purpose, const Swap& swap) {
+  for (std::uint32_t i = static_cast<std::uint32_t>(n); i-- > 1;) {
+    const auto bits = philox4x32(seed, {{i, static_cast<std::uint32_t>(epoch), purpose, 0xffffffffu}});
+    const std::uint64_t wide = (std::uint64_t{bits.word[1]} << 32) | bits.word[0];
+    swap(i, wide % (std::uint64_t{i} + 1));
+  }
+}
+
+}  // namespace
+
 std::vector<std::int32_t> permutation(std::int64_t n, std::uint64_t seed, std::int64_t epoch) {
   std::vector<std::int32_t> order(static_cast<std::size_t>(n));
   std::iota(order.begin(), order.end(), 0);
-  for (std::uint32_t i = static_cast<std::uint32_t>(n); i-- > 1;) {
-    // Fisher-Yates; 64 random bits modulo i + 1 are uniform to 2^-32. The last counter word keeps the
-    // stream apart from those of dropout (site) and of the weights (a hash).
-    const auto bits = philox4x32(seed, {{i, static_cast<std::uint32_t>(epoch), 0x6f726472u, 0xffffffffu}});
-    const std::uint64_t wide = (std::uint64_t{bits.word[1]} << 32) | bits.word[0];
-    std::swap(order[i], order[wide % (std::uint64_t{i} + 1)]);
+  shuffle(n, seed, epoch, 0x6f726472u, [&](auto i, auto j) { std::swap(order[i], order[j]); });
+  return order;
+}
+
+std::vector<std::int32_t> permutation_by_length(std::span<const feature> features, std::int64_t batch_size,
+                                                std::uint64_t seed, std::int64_t epoch) {
+  const auto n = static_cast<std::int64_t>(features.size());
+  std::vector<std::int32_t> order = permutation(n, seed, epoch);
+  const std::int64_t batches = std::clamp<std::int64_t>(n / (4 * batch_size), 1, 50);
+  for (std::int64_t first = 0; first < n; first += batches * batch_size) {
+    const auto piece = std::span(order).subspan(
+        static_cast<std::size_t>(first), static_cast<std::size_t>(std::min(batches * batch_size, n - first)));
+    std::ranges::stable_sort(piece, std::ranges::greater(), [&](std::int32_t number) {
+      return features[static_cast<std::size_t>(number)].size();
+    });
+    const auto width = static_cast<std::size_t>(batch_size);
+    shuffle(static_cast<std::int64_t>(piece.size() / width), seed, epoch,
+            0x6c656e67u + static_cast<std::uint32_t>(first), [&](auto i, auto j) {
+              if (i != j) std::ranges::swap_ranges(piece.subspan(i * width, width), piece.subspan(j * width, width));
+            });
   }
   return order;
 }
@@ -88,8 +118,6 @@ trainer::trainer(const bert_config& config, parameter_table& parameters, bert& m
                         .grad = p.gradient.data(),
                         .m = p.m.data(),
                         .v = p.v.data(),
-                        .narrow = p.narrow.empty() ? nullptr : p.narrow.data(),
-                        .narrow_type = parameters_.narrow_type(),
                         .n = static_cast<index>(p.count),
                         .decay = p.decay});
   }
@@ -127,8 +155,10 @@ void trainer::order_epoch() {
     position_ = 0;
   }
   if (ordered_epoch_ == epoch_) return;
-  order_ =
-      permutation(static_cast<std::int64_t>(features_.size()), static_cast<std::uint64_t>(seed_), epoch_);
+  const auto seed = static_cast<std::uint64_t>(seed_);
+  order_ = options_.group_by_length
+               ? permutation_by_length(features_, options_.batch_size, seed, epoch_)
+               : permutation(static_cast<std::int64_t>(features_.size()), seed, epoch_);
   ordered_epoch_ = epoch_;
 }
 
@@ -229,7 +259,6 @@ std::vector<state_entry> trainer::state() {
 
 void trainer::state_restored() {
   ordered_epoch_ = -1;
-  parameters_.write_narrow();
   model_.weights_changed();
 }
 

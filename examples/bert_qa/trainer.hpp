@@ -32,6 +32,7 @@ struct training_options {
   einkorn::loss_scaler_options loss_scale = {};  ///< fp16
   padding pad = padding::longest;
   std::int32_t max_length = 384;  ///< for padding::max_length
+  bool group_by_length = false;   ///< micro-batches of features of similar length
 };
 
 /// One number or array of the training state under its name, as it is saved and restored: what is not in the
@@ -120,6 +121,12 @@ class trainer {
 
 /// 0, 1, ..., n - 1 in an order that depends on n, seed and epoch only.
 std::vector<std::int32_t> permutation(std::int64_t n, std::uint64_t seed, std::int64_t epoch);
+
+/// A permutation in which each run of batch_size features has similar lengths: pieces of 50 batches (fewer
+/// for little data) of the permutation above are sorted by length, and their batches take places at random. A
+/// last batch that is not full stays the last.
+std::vector<std::int32_t> permutation_by_length(std::span<const feature> features, std::int64_t batch_size,
+                                                std::uint64_t seed, std::int64_t epoch);
 
 /// What a large matrix product of this type reaches on this machine now, FLOP/s: the 100 % of MFU.
 double measure_gemm_peak(einkorn::dtype type);
