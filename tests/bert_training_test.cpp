@@ -440,7 +440,8 @@ TEST_CASE("the plan of memory names all that is allocated, and checkpointing tak
           1.1 * static_cast<double>(total(table.memory()) + total(model->memory())) + 1e6);
     needed[checkpointing] = 0;
     for (const memory_use& use : model->memory())
-      if (use.purpose.starts_with("activations")) needed[checkpointing] += static_cast<std::int64_t>(use.bytes);
+      if (use.purpose.starts_with("activations"))
+        needed[checkpointing] += static_cast<std::int64_t>(use.bytes);
   }
   CHECK(needed[1] > 0);
   CHECK(needed[1] < needed[0] / 2);

@@ -23,7 +23,8 @@ struct quantized {
   guarded_matrix<Byte> q;
   guarded_buffer<float> scales;
   guarded_buffer<std::int32_t> zeros, sums;
-  quantized(index rows, index cols, index padding) : q(rows, cols, padding), scales(rows), zeros(rows), sums(rows) {}
+  quantized(index rows, index cols, index padding)
+      : q(rows, cols, padding), scales(rows), zeros(rows), sums(rows) {}
   quantized_rows rows() const { return {q.view(), span(scales), span(zeros)}; }
   template <class T>
   static std::span<T> span(const guarded_buffer<T>& b) {
@@ -47,16 +48,16 @@ guarded_matrix<T> some_rows(index rows, index cols) {
   for (index r = 0; r < rows; ++r) {
     for (index c = 0; c < cols; ++c) {
       const float v = random.real();
-      x.view()(r, c) = T(r == 0   ? 0
-                         : r == 1 ? std::abs(v)             // no negative: zero is 0
-                         : r == 2 ? -std::abs(v)            // no positive: zero is 255
-                         : r == 3 ? 1e-38f * v              // below the smallest range
-                         : r == 4 ? 3e38f * v               // hi - lo overflows f32; fp16: infinite
+      x.view()(r, c) = T(r == 0                    ? 0
+                         : r == 1                  ? std::abs(v)   // no negative: zero is 0
+                         : r == 2                  ? -std::abs(v)  // no positive: zero is 255
+                         : r == 3                  ? 1e-38f * v    // below the smallest range
+                         : r == 4                  ? 3e38f * v     // hi - lo overflows f32; fp16: infinite
                          : r == 5 && c == cols / 2 ? infinity
                          : r == 6 && c == cols - 1 ? std::numeric_limits<float>::quiet_NaN()
-                         : r == 7 ? v + 10                  // far from 0
-                         : r == 8 ? -0.0f
-                                  : v);
+                         : r == 7                  ? v + 10  // far from 0
+                         : r == 8                  ? -0.0f
+                                                   : v);
     }
   }
   return x;
@@ -103,11 +104,13 @@ void check_shapes() {
 }
 
 TEST_CASE("bytes with a zero, of every type") {
+  const testing::amx_emulator emulator;
   check_shapes<std::uint8_t, float>();
   check_shapes<std::uint8_t, bf16>();
   check_shapes<std::uint8_t, fp16>();
 }
 TEST_CASE("symmetric bytes, of every type") {
+  const testing::amx_emulator emulator;
   check_shapes<std::int8_t, float>();
   check_shapes<std::int8_t, bf16>();
   check_shapes<std::int8_t, fp16>();
@@ -206,8 +209,8 @@ void check_product(const test::gemm_shape& s, bool zeros, activation act, bool w
   });
 }
 
-const test::gemm_shape shapes[] = {{1, 1, 1},   {7, 19, 5},    {29, 67, 33},    {33, 65, 65}, {1, 48, 40},
-                                   {9, 70, 0},  {15, 33, 2100}, {64, 96, 128}};
+const test::gemm_shape shapes[] = {{1, 1, 1},   {7, 19, 5}, {29, 67, 33},   {33, 65, 65},
+                                   {1, 48, 40}, {9, 70, 0}, {15, 33, 2100}, {64, 96, 128}};
 
 TEST_CASE("int8 products dequantised into every type, with every epilogue") {
   const testing::amx_emulator emulator;
@@ -288,6 +291,7 @@ TEST_CASE("a linear layer on bytes is the layer, but for what the bytes lose") {
 }
 
 TEST_CASE("a row that is not finite makes its own row of the result NaN, and no other") {
+  const testing::amx_emulator emulator;
   test::on_each_level([](isa) {
     guarded_matrix<float> x(3, 20), w(4, 20), y(3, 4);
     for (float& v : x.memory) v = 0.5f;
@@ -341,8 +345,9 @@ TEST_CASE("misuse is an error before anything is written") {
         "gemm: dequantize.row_zero and dequantize.col_sum go together");
   CHECK(error_of([&] { gemm(x.const_view(), d.const_view(), c.view(), {.dequantize = {scale}}); }) ==
         "gemm: dequantize is for products of int8");
-  CHECK(error_of([&] { gemm(out.q.const_view(), b.const_view(), sums.view(), {.dequantize = {scale}}); })
-            .find("an i32 result takes no") != std::string::npos);
+  CHECK(error_of([&] {
+          gemm(out.q.const_view(), b.const_view(), sums.view(), {.dequantize = {scale}});
+        }).find("an i32 result takes no") != std::string::npos);
   CHECK(error_of([&] {
           gemm_batched(out.q.const_view().rows_from(0, 1), b.const_view(), c.view().rows_from(0, 1),
                        {3, 8, 0, 5}, {.dequantize = {scale}});

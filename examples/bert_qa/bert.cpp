@@ -518,9 +518,9 @@ class bert_model final : public bert {
   std::span<float> embedding_mean_, embedding_rstd_;
   std::vector<matrix_view<float>> layer_input_;       // R x H each, where they are kept
   matrix_view<float> stream_, middle_, last_stream_;  // R x H, where T is narrow
-  matrix_view<T> act_;            // R x I: after GELU
-  matrix_view<T> narrow_weight_;  // max(I, 3H) x H: one weight, while it is packed
-  matrix_view<std::uint8_t> bytes_;  // R x max(I, H): a linear layer's input in int8
+  matrix_view<T> act_;                                // R x I: after GELU
+  matrix_view<T> narrow_weight_;                      // max(I, 3H) x H: one weight, while it is packed
+  matrix_view<std::uint8_t> bytes_;                   // R x max(I, H): a linear layer's input in int8
   std::span<float> byte_scales_;
   std::span<std::int32_t> byte_zeros_;
   matrix_view<T> sub_;                   // R x H: a sublayer's output; in backward, dcontext

@@ -32,6 +32,14 @@ struct memory_use {
   std::size_t bytes = 0;
 };
 
+std::size_t total_bytes(std::span<const memory_use> uses);
+
+/// A table in MiB, one line each, with the sum and what the process had at its peak beside it.
+std::string memory_text(std::span<const memory_use> uses, std::size_t peak_bytes);
+
+/// Resident memory of the process at its peak.
+std::size_t peak_memory();
+
 /// Cuts pieces off a block, each at a cache line. Without a block it only counts, so that one function
 /// plans the memory and hands it out.
 class carver {

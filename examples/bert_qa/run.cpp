@@ -1,7 +1,5 @@
 #include "run.hpp"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -19,6 +17,7 @@
 #include "features.hpp"
 #include "files.hpp"
 #include "input_error.hpp"
+#include "memory.hpp"
 #include "metric.hpp"
 #include "model_folder.hpp"
 #include "parameters.hpp"
@@ -116,7 +115,7 @@ class session {
     if (given_.do_predict) evaluate("predict", test_);
     if (!given_.output_dir.empty() && given_.do_train)
       save_json(given_.output_dir / "trainer_state.json", to_json(state_));
-    summary_["peak_memory_mib"] = peak_memory();
+    summary_["peak_memory_mib"] = peak_memory() >> 20;
     say("summary " + summary_.dump());
   }
 
@@ -125,10 +124,11 @@ class session {
     return given_.bf16 ? einkorn::dtype::bf16 : given_.fp16 ? einkorn::dtype::fp16 : einkorn::dtype::f32;
   }
 
-  static std::int64_t peak_memory() {
-    rusage usage{};
-    getrusage(RUSAGE_SELF, &usage);
-    return usage.ru_maxrss / 1024;
+  std::vector<memory_use> memory() const {
+    std::vector<memory_use> uses = table_->memory();
+    const std::vector<memory_use> model = model_->memory();
+    uses.insert(uses.end(), model.begin(), model.end());
+    return uses;
   }
 
   /// Everything that is read, and every check, before anything is written.
@@ -248,6 +248,11 @@ class session {
       progress bar("training", training.total_steps());
       while (!training.finished()) {
         const step_report step = training.step();
+        if (losses.empty()) {
+          const std::string text = memory_text(memory(), peak_memory());
+          bar.print(std::string_view(text).substr(0, text.size() - 1));
+          summary_["planned_memory_mib"] = total_bytes(memory()) >> 20;
+        }
         losses.push_back(step.loss);
         seconds.push_back(step.seconds);
         results.samples_seen += step.samples;
@@ -315,10 +320,9 @@ class session {
     if (given_.fp16) out["loss_scale"] = training.loss_scale();
     for (std::size_t i = 0; i < phase_names.size(); ++i)
       out["seconds_per_step"][phase_names[i]] = model_->times[i] / static_cast<double>(results.steps);
-    for (const char* key :
-         {"isa", "dtype", "threads", "train_loss", "first_loss", "last_loss", "train_runtime",
-          "train_samples_per_second", "step_seconds_median", "step_seconds_best", "mfu", "skipped_steps",
-          "loss_scale"})
+    for (const char* key : {"isa", "dtype", "threads", "train_loss", "first_loss", "last_loss",
+                            "train_runtime", "train_samples_per_second", "step_seconds_median",
+                            "step_seconds_best", "mfu", "skipped_steps", "loss_scale"})
       if (out.contains(key)) summary_[key] = out[key];
     nlohmann::ordered_json shown = out;
     shown.erase("seconds_per_step");

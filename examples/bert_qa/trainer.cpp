@@ -25,7 +25,8 @@ namespace {
 /// uniform to 2^-32. The last counter word keeps the stream apart from those of dropout (site) and of the
 /// weights (a hash); `purpose` keeps shuffles apart.
 template <class Swap>
-void shuffle(std::int64_t n, std::uint64_t seed, std::int64_t epoch, std::uint32_t purpose, const Swap& swap) {
+void shuffle(std::int64_t n, std::uint64_t seed, std::int64_t epoch, std::uint32_t purpose,
+             const Swap& swap) {
   for (std::uint32_t i = static_cast<std::uint32_t>(n); i-- > 1;) {
     const auto bits = philox4x32(seed, {{i, static_cast<std::uint32_t>(epoch), purpose, 0xffffffffu}});
     const std::uint64_t wide = (std::uint64_t{bits.word[1]} << 32) | bits.word[0];
@@ -56,7 +57,8 @@ std::vector<std::int32_t> permutation_by_length(std::span<const feature> feature
     const auto width = static_cast<std::size_t>(batch_size);
     shuffle(static_cast<std::int64_t>(piece.size() / width), seed, epoch,
             0x6c656e67u + static_cast<std::uint32_t>(first), [&](auto i, auto j) {
-              if (i != j) std::ranges::swap_ranges(piece.subspan(i * width, width), piece.subspan(j * width, width));
+              if (i != j)
+                std::ranges::swap_ranges(piece.subspan(i * width, width), piece.subspan(j * width, width));
             });
   }
   return order;
@@ -156,9 +158,8 @@ void trainer::order_epoch() {
   }
   if (ordered_epoch_ == epoch_) return;
   const auto seed = static_cast<std::uint64_t>(seed_);
-  order_ = options_.group_by_length
-               ? permutation_by_length(features_, options_.batch_size, seed, epoch_)
-               : permutation(static_cast<std::int64_t>(features_.size()), seed, epoch_);
+  order_ = options_.group_by_length ? permutation_by_length(features_, options_.batch_size, seed, epoch_)
+                                    : permutation(static_cast<std::int64_t>(features_.size()), seed, epoch_);
   ordered_epoch_ = epoch_;
 }
 

@@ -64,7 +64,7 @@ class batch_builder {
 struct step_report {
   std::int64_t step = 0;  ///< from 1
   double loss = 0, learning_rate = 0, gradient_norm = 0;
-  bool skipped = false;  ///< the norm was not finite: nothing was changed
+  bool skipped = false;   ///< the norm was not finite: nothing was changed
   double loss_scale = 1;  ///< of this step's gradients; other than 1 in fp16 only
   std::int64_t samples = 0, tokens = 0;
   double flop = 0, seconds = 0;

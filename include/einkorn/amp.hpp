@@ -11,13 +11,13 @@ EINKORN_BEGIN_NAMESPACE
 
 /// The operations of a training step, forward and backward.
 enum class operation : std::uint8_t {
-  embedding,   // gather and sum; scatter-add
-  layernorm,   // with dropout and residual before it
-  linear,      // activations: y = x W^T + b, dx = dy W
+  embedding,        // gather and sum; scatter-add
+  layernorm,        // with dropout and residual before it
+  linear,           // activations: y = x W^T + b, dx = dy W
   weight_gradient,  // dW, db: accumulated over micro-batches
-  attention,   // scores, softmax, dropout, context
-  activation,  // GELU and the like
-  head,        // the last projection, to logits
+  attention,        // scores, softmax, dropout, context
+  activation,       // GELU and the like
+  head,             // the last projection, to logits
   loss,
   gradient_norm,
   optimizer

@@ -55,8 +55,7 @@ inline void quantize_rows(const any_matrix& x, const matrix_view<std::int8_t>& q
   detail::require_same_or_apart(function, "q", q, "x", x);
   detail::require_size(function, "scales.size", scales, "x.rows", x.rows);
   if (!sums.empty()) detail::require_size(function, "sums.size", sums, "x.rows", x.rows);
-  detail::kernels().quantize_rows(
-      {x, q, scales.data(), nullptr, sums.empty() ? nullptr : sums.data(), exec});
+  detail::kernels().quantize_rows({x, q, scales.data(), nullptr, sums.empty() ? nullptr : sums.data(), exec});
 }
 
 /// The weight of a linear layer as s8 with a scale for each output channel, packed for the active level. As

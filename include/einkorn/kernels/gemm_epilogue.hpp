@@ -98,7 +98,9 @@ inline void gemm_finish_rows(const detail::gemm_args& g, index batch, index row0
     if (!Plain && e.residual.data != nullptr)
       residual = gemm_address(e.residual, batch * g.batch_residual + row * e.residual.stride + col0);
     const auto at = [](auto* p, index offset) { return p != nullptr ? p + offset : p; };
-    const auto sum = [&](index col) { return gemm_sum(e.dequantize, acc + col, row, col0 + col, cols - col); };
+    const auto sum = [&](index col) {
+      return gemm_sum(e.dequantize, acc + col, row, col0 + col, cols - col);
+    };
     index col = 0;
     for (; col + vf_size <= cols; col += vf_size)
       gemm_finish_vector<Plain, true>(e, g.c.type, sum(col), c + col * c_size, col0 + col,

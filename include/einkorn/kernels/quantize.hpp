@@ -98,7 +98,8 @@ inline void quantize_row(const detail::quantize_rows_args& args, index row) {
 inline void quantize_rows(const detail::quantize_rows_args& args) {
   with_real(args.x.type, [&](auto type) {
     using T = decltype(type);
-    const auto rows = args.q.type == dtype::u8 ? &quantize_row<T, std::uint8_t> : &quantize_row<T, std::int8_t>;
+    const auto rows =
+        args.q.type == dtype::u8 ? &quantize_row<T, std::uint8_t> : &quantize_row<T, std::int8_t>;
     parallel_rows(args.exec, args.x.rows, args.x.cols, [&](index first, index last) {
       for (index row = first; row < last; ++row) rows(args, row);
     });
