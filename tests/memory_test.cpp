@@ -2,7 +2,10 @@
 #include "memory.hpp"
 
 #include <doctest/doctest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <cmath>
 #include <fstream>
 #include <string>
 #include <vector>
@@ -37,11 +40,11 @@ TEST_CASE("what the plan says is what the process has, with and without checkpoi
     return;
   }
   bert_config config;
-  config.hidden_size = 256;
+  config.hidden_size = 384;
   config.num_hidden_layers = 6;
-  config.num_attention_heads = 4;
-  config.intermediate_size = 1024;
-  config.vocab_size = 4000;
+  config.num_attention_heads = 6;
+  config.intermediate_size = 1536;
+  config.vocab_size = 8000;
   config.max_position_embeddings = 128;
   std::vector<feature> data(24);
   for (feature& f : data) {
@@ -50,28 +53,38 @@ TEST_CASE("what the plan says is what the process has, with and without checkpoi
     f.start_position = f.end_position = 3;
     f.offsets.resize(128);
   }
-  // The threads and what the library keeps for each of them, before anything is measured.
-  const auto run = [&](bool checkpointing, const auto& look) {
-    const auto before = static_cast<double>(resident_bytes());
-    parameter_table table(config, einkorn::dtype::bf16);
-    table.initialise(1);
-    const auto model = make_bert(config, table, {.gradient_checkpointing = checkpointing});
-    trainer training(config, table, *model, data, {.batch_size = 12});
-    training.step();
-    const auto planned = static_cast<double>(total_bytes(table.memory()) + total_bytes(model->memory()));
-    look(planned, static_cast<double>(resident_bytes()) - before);
-  };
-  run(false, [](double, double) {});
   double plans[2];
   for (const bool checkpointing : {false, true}) {
-    run(checkpointing, [&](double planned, double grown) {
-      CAPTURE(planned);
-      CAPTURE(grown);
-      CHECK(std::abs(grown - planned) <= 0.03 * planned);
-      plans[checkpointing] = planned;
-    });
+    // In a process of its own: memory that another run gave back may still be resident.
+    double measured[2] = {};
+    int ends[2];
+    REQUIRE(pipe(ends) == 0);
+    const pid_t child = fork();
+    if (child == 0) {
+      const auto before = static_cast<double>(resident_bytes());
+      parameter_table table(config, einkorn::dtype::bf16);
+      table.initialise(1);
+      const auto model = make_bert(config, table, {.gradient_checkpointing = checkpointing});
+      trainer training(config, table, *model, data, {.batch_size = 12});
+      training.step();
+      measured[0] = static_cast<double>(total_bytes(table.memory()) + total_bytes(model->memory()));
+      measured[1] = static_cast<double>(resident_bytes()) - before;
+      _exit(write(ends[1], measured, sizeof measured) == sizeof measured ? 0 : 1);
+    }
+    REQUIRE(child > 0);
+    CHECK(read(ends[0], measured, sizeof measured) == sizeof measured);
+    int status = 0;
+    waitpid(child, &status, 0);
+    close(ends[0]);
+    close(ends[1]);
+    REQUIRE(status == 0);
+    const double planned = measured[0], grown = measured[1];
+    CAPTURE(planned);
+    CAPTURE(grown);
+    CHECK(std::abs(grown - planned) <= 0.04 * planned);
+    plans[checkpointing] = planned;
   }
-  CHECK(plans[1] < plans[0]);
+  CHECK(plans[1] < 0.85 * plans[0]);
 }
 
 TEST_CASE("the plan as text") {

@@ -8,8 +8,7 @@
 
 namespace bert_qa {
 
-/// One zeroed allocation through the library's allocation hook. Large ones ask for huge pages: first touch of
-/// 4 KiB pages is several times slower than the work that is done in them.
+/// One zeroed allocation through the library's allocation hook: touched here, and not by the first step.
 class memory_block {
  public:
   memory_block() = default;
