@@ -90,7 +90,9 @@ struct gemm_blocking {
     const epilogue& e = g.e;
     const bool plain = e.alpha == 1 && e.bias == nullptr && e.act == activation::none &&
                        e.preactivation.data == nullptr && e.residual.data == nullptr;
-    direct = g.c.type == dtype::i32 || (g.c.type == dtype::f32 && plain && (e.beta == 0 || e.beta == 1));
+    constexpr bool integers = std::is_same_v<typename Kernel::accumulator, std::int32_t>;
+    direct =
+        integers ? g.c.type == dtype::i32 : g.c.type == dtype::f32 && plain && (e.beta == 0 || e.beta == 1);
     const bool whole = Kernel::masks || g.c.cols % Kernel::lanes == 0;
     sums_stay = blocks > 1 && !(direct && whole);
     converts = Kernel::converts && g.c.type != dtype::f32 && plain && e.beta == 0 && blocks == 1;
