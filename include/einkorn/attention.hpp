@@ -52,13 +52,10 @@ inline void require_disjoint(const char* function, const any_matrix& output, con
     fail(std::string(function) + ": " + output_name + " overlaps " + input_name);
 }
 
-/// Workspaces of the calling thread, by slot.
-inline void* attention_scratch(void* slot, index bytes) {
-  thread_local workspace memory[2];
-  return memory[static_cast<int>(reinterpret_cast<std::intptr_t>(slot))].reserve(bytes > 0 ? bytes : 64);
-}
-inline attention_memory attention_slots() noexcept {
-  return {&attention_scratch, nullptr, reinterpret_cast<void*>(std::intptr_t{1})};
+/// The workspace of the calling thread.
+inline void* attention_scratch(index bytes) {
+  thread_local workspace memory;
+  return memory.reserve(bytes);
 }
 
 }  // namespace detail
@@ -79,7 +76,7 @@ inline void attention(const any_matrix& qkv, std::span<const sequence> sequences
   detail::check_attention(function, qkv, out, lse.size(), sequences, options);
   detail::require_disjoint(function, out, "out", qkv, "qkv");
   detail::kernels().attention(
-      {qkv, out, sequences, lse.data(), options, exec, detail::this_machine(), detail::attention_slots()});
+      {qkv, out, sequences, lse.data(), options, exec, detail::this_machine(), &detail::attention_scratch});
 }
 
 /// The gradient of attention: dqkv (rows x 3H, overwritten) from dout, by recomputing the probabilities from
@@ -103,7 +100,7 @@ inline void attention_backward(const any_matrix& qkv, const any_matrix& out, con
   detail::require_disjoint(function, dqkv, "dqkv", out, "out");
   detail::require_disjoint(function, dqkv, "dqkv", dout, "dout");
   detail::kernels().attention_backward({qkv, out, dout, dqkv, sequences, lse.data(), options, exec,
-                                        detail::this_machine(), detail::attention_slots()});
+                                        detail::this_machine(), &detail::attention_scratch});
 }
 
 EINKORN_END_NAMESPACE
