@@ -79,20 +79,19 @@ inline float exponentials(const float* scores, E* p, const std::uint8_t* keep, i
 }
 
 #if EINKORN_LEVEL_AT_LEAST_AVX512_BF16
-/// a and b as two rows of E, and as words of a from the low and b from the high half.
+/// a and b as two rows of E, and as words with a in their lower and b in their upper halves.
 template <class E>
 inline void store_rows_and_words(E* row_a, E* row_b, char* words, vf a, vf b) {
-  const auto narrow = [](vf x) {
-    if constexpr (std::is_same_v<E, bf16>)
-      return narrow_bf16(x);
-    else
-      return narrow_fp16(x);
-  };
-  const __m256i low = narrow(a), high = narrow(b);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(row_a), low);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(row_b), high);
-  const __m512i upper = _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16);
-  _mm512_storeu_si512(words, _mm512_or_si512(_mm512_cvtepu16_epi32(low), upper));
+  __m512i both;
+  if constexpr (std::is_same_v<E, bf16>)
+    both = std::bit_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
+  else
+    both = _mm512_inserti64x4(_mm512_castsi256_si512(narrow_fp16(a)), narrow_fp16(b), 1);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(row_a), _mm512_castsi512_si256(both));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(row_b), _mm512_extracti64x4_epi64(both, 1));
+  const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
+                                              23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  _mm512_storeu_si512(words, _mm512_permutexvar_epi16(interleave, both));
 }
 #endif
 
@@ -112,41 +111,54 @@ struct gradient_tile {
 
 /// p = 2^(factor * scores - shift) where kept; ds = p * (dp * keep - mean).
 template <class Kernel, bool Drop, class E>
-inline void score_gradients(const gradient_tile<E>& t) {
+inline void score_gradients(const gradient_tile<E> t) {  // a copy: what is stored cannot change it
   constexpr index nr = Kernel::nr, group = Kernel::k_group;
   const vf factor = broadcast(t.factor), keep_scale = broadcast(t.keep_scale);
-  const auto at = [&](E* matrix, index row, index col) {
-    return reinterpret_cast<E*>(reinterpret_cast<char*>(matrix) + row * t.stride) + col;
-  };
+  const index stride = t.stride / static_cast<index>(sizeof(E));
   for (index col = 0; col < t.cols; col += vf_size) {
     const vf shift = load(t.shift + col), mean = load(t.mean + col);
-    const auto gradient = [&](index row, vf& p) {
-      const vf whole = power_of_two(fma(load(t.scores + row * nr + col), factor, shift));
-      vf dp = load(t.dp + row * nr + col);
-      p = whole;
+    const float *scores = t.scores + col, *dp = t.dp + col;
+    const std::uint8_t* keep = t.keep;
+    E *p = t.p + col, *ds = t.ds + col;
+    char* words = t.panel + col * 4;
+    // The gradient of the next row; its probability where kept to `kept`.
+    const auto next = [&](vf& kept) {
+      const vf whole = power_of_two(fma(load(scores), factor, shift));
+      vf gradient = load(dp);
+      kept = whole;
       if constexpr (Drop) {
-        const std::uint8_t* const keep = t.keep + row * t.keep_stride;
-        dp *= keep_factors(keep, col, keep_scale);
-        p = keep_factors(keep, col, whole);
+        gradient *= keep_factors(keep, col, keep_scale);
+        kept = keep_factors(keep, col, whole);
+        keep += t.keep_stride;
       }
-      return whole * (dp - mean);
+      scores += nr;
+      dp += nr;
+      return whole * (gradient - mean);
     };
-    for (index row = 0; row < t.rows; row += group) {
-      char* const words = t.panel + (row / group * nr + col) * 4;
-      vf p;
-      const vf ds = gradient(row, p);
-      store(at(t.p, row, col), p);
-      if constexpr (group == 1) {
-        store(at(t.ds, row, col), ds);
-        store(reinterpret_cast<float*>(words), ds);
-      } else {
-#if EINKORN_LEVEL_AT_LEAST_AVX512_BF16
-        vf next_p = broadcast(0.0f), next_ds = broadcast(0.0f);  // rows have room for one more
-        if (row + 1 < t.rows) next_ds = gradient(row + 1, next_p);
-        store(at(t.p, row + 1, col), next_p);
-        store_rows_and_words(at(t.ds, row, col), at(t.ds, row + 1, col), words, ds, next_ds);
-#endif
+    vf kept;
+    if constexpr (group == 1) {
+      for (index row = 0; row < t.rows; ++row, p += stride, ds += stride, words += nr * 4) {
+        const vf gradient = next(kept);
+        store(p, kept);
+        store(ds, gradient);
+        store(reinterpret_cast<float*>(words), gradient);
       }
+    } else {
+#if EINKORN_LEVEL_AT_LEAST_AVX512_BF16
+      index row = 0;
+      for (; row + 2 <= t.rows; row += 2, p += 2 * stride, ds += 2 * stride, words += nr * 4) {
+        vf next_kept;
+        const vf gradient = next(kept), next_gradient = next(next_kept);
+        store(p, kept);
+        store(p + stride, next_kept);
+        store_rows_and_words(ds, ds + stride, words, gradient, next_gradient);
+      }
+      if (row < t.rows) {  // there is room for one row more
+        const vf gradient = next(kept);
+        store(p, kept);
+        store_rows_and_words(ds, ds + stride, words, gradient, broadcast(0.0f));
+      }
+#endif
     }
   }
 }
