@@ -67,8 +67,9 @@ inline void* attention_scratch(index bytes) {
 /// x H. lse: heads x rows, the log-sum-exp of each row of scores, which backward needs. Keys beyond s.keys
 /// are skipped, never multiplied by 0: NaN there does not leak. s.keys == 0 gives 0 and lse -infinity. Rows
 /// that belong to no sequence are not written. Scores, softmax and sums in f32; probabilities are rounded to
-/// the type of qkv as GEMM input only. Memory linear in the sequence length. Same ISA, same bits, for any
-/// number of threads. Throws einkorn::error before anything is written. Truth: reference/attention.hpp.
+/// the type of qkv only where the level multiplies in that type. Memory linear in the sequence length, one
+/// workspace for each thread. Same ISA, same bits, for any number of threads. Throws einkorn::error before
+/// anything is written. Truth: reference/attention.hpp.
 inline void attention(const any_matrix& qkv, std::span<const sequence> sequences, const any_matrix& out,
                       std::span<float> lse, attention_options options,
                       const executor& exec = default_executor()) {
