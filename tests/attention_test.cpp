@@ -303,6 +303,22 @@ TEST_CASE_TEMPLATE("a scale of one's own, large scores, and a negative scale", T
   });
 }
 
+TEST_CASE("exponentials over their whole range, one a query") {
+  const int n = 3000;
+  on_each_level_and_amx([&](isa) {
+    problem<float> p({{0, n, 2, 1}}, 1, 1, 0);
+    p.options.scale = 1;
+    for (index i = 0; i < n; ++i) p.qkv.view()(i, 0) = -104.0f * static_cast<float>(i) / n;
+    for (const index key : {0, 1}) p.qkv.view()(key, 1) = p.qkv.view()(key, 2) = static_cast<float>(key);
+    p.forward();
+    for (index i = 0; i < n; ++i) {
+      const double x = static_cast<double>(p.qkv.view()(i, 0)), e = std::exp(x);
+      CHECK(within(static_cast<double>(p.out.view()(i, 0)), e / (1 + e),
+                   0x1p-23 * (4 + 2 * std::abs(x)) * e + 0x1p-126));
+    }
+  });
+}
+
 TEST_CASE("a query without a finite score gives zeros and takes part in no gradient") {
   on_each_level_and_amx([&](isa) {
     problem<float> p({{0, 18, 18, 1}}, 1, 8, 0), other({{0, 18, 18, 1}}, 1, 8, 0);

@@ -43,7 +43,7 @@ template <bool Drop, class Kernel, class KeepRow>
 inline void continue_softmax(const forward_memory<Kernel>& m, softmax_state<Kernel::mr>& state, index rows,
                              index keys, float factor, bool first, const KeepRow& keep_row) {
   const index count = rounded_up(keys, vf_size);
-  float top[softmax_state<Kernel::mr>::lanes];
+  float top[softmax_state<Kernel::mr>::lanes] = {};
   for (index r = 0; r < rows; ++r) {
     float* const scores = m.scores + r * m.score_stride;
     if (factor < 0)  // then the largest product comes from the smallest score

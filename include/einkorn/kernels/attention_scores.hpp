@@ -6,8 +6,8 @@
 
 EINKORN_BEGIN_LEVEL
 
-/// 2^t for t < 128: relative error below 2.5e-7 from 2^-126 on, an absolute one below 2^-126 there, exactly 1
-/// for 0 and exactly 0 for -infinity. NaN stays.
+/// 2^t for t < 127: relative error below 1.9e-7 from t = -126 on, an absolute one below 2^-126 under it,
+/// exactly 1 for 0 and exactly 0 for -infinity. NaN stays.
 ///
 /// Softmax takes its exponents as powers of two: scale * log2(e) is one factor, the remainder t - n is exact,
 /// and nothing above the range has to be caught. vscalefps would take the place of two instructions, but two
