@@ -32,7 +32,7 @@ void contest::add(std::string name, std::function<void()> call) {
 }
 
 void contest::measure() {
-  constexpr double block = 200e-6;      // the shortest time that is measured at once
+  constexpr double block = 200e-6;                         // the shortest time that is measured at once
   const int most = 151, least = settings().quick ? 5 : 9;  // rounds
   double fastest = 1e30, all = 0;
   std::vector<double> once;

@@ -39,9 +39,9 @@ class contest {
   struct contestant {
     std::string name;
     std::function<void()> call;
-    int calls = 1;     // of one round: enough for the clock
-    int rounds = 0;    // a hopelessly slow one gets three
-    bool warm = false; // an untimed call before each round's
+    int calls = 1;      // of one round: enough for the clock
+    int rounds = 0;     // a hopelessly slow one gets three
+    bool warm = false;  // an untimed call before each round's
     std::vector<double> seconds;
   };
   std::vector<contestant> contestants_;
@@ -51,8 +51,8 @@ class contest {
 ratio median_interval(std::vector<double> values);
 
 /// Medians, ratios and intervals as counters: NAME_ratio, NAME_low, NAME_high, NAME_us. Names that begin with
-/// "peak" or "stream" are limits, not rivals: they appear as shares only. Sets the iteration's time; the label
-/// says which rival is the best, with its ratio.
+/// "peak" or "stream" are limits, not rivals: they appear as shares only. Sets the iteration's time; the
+/// label says which rival is the best, with its ratio.
 void report(benchmark::State& state, const contest& times, const std::string& remarks);
 
 }  // namespace bench

@@ -1,5 +1,6 @@
-// gemm/TYPE/LEVEL/LAYOUT/SHAPE[/packed]/threads:N: our product and every peer's in turn, on the same operands.
-// TYPE is that of A, B and C; bf16_f32 and fp16_f32 store C as f32, since several peers can do nothing else.
+// gemm/TYPE/LEVEL/LAYOUT/SHAPE[/packed]/threads:N: our product and every peer's in turn, on the same
+// operands. TYPE is that of A, B and C; bf16_f32 and fp16_f32 store C as f32, since several peers can do
+// nothing else.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -26,25 +27,21 @@ struct types {
   const char* name;
   dtype a, b, c;
 };
-constexpr types all_types[] = {{"f32", dtype::f32, dtype::f32, dtype::f32},
-                               {"bf16", dtype::bf16, dtype::bf16, dtype::bf16},
-                               {"bf16_f32", dtype::bf16, dtype::bf16, dtype::f32},
-                               {"fp16", dtype::fp16, dtype::fp16, dtype::fp16},
-                               {"fp16_f32", dtype::fp16, dtype::fp16, dtype::f32},
-                               {"u8s8", dtype::u8, dtype::s8, dtype::i32},
-                               {"s8s8", dtype::s8, dtype::s8, dtype::i32}};
+constexpr types all_types[] = {
+    {"f32", dtype::f32, dtype::f32, dtype::f32},        {"bf16", dtype::bf16, dtype::bf16, dtype::bf16},
+    {"bf16_f32", dtype::bf16, dtype::bf16, dtype::f32}, {"fp16", dtype::fp16, dtype::fp16, dtype::fp16},
+    {"fp16_f32", dtype::fp16, dtype::fp16, dtype::f32}, {"u8s8", dtype::u8, dtype::s8, dtype::i32},
+    {"s8s8", dtype::s8, dtype::s8, dtype::i32}};
 
 struct shape {
   index batch, rows, cols, depth;
   bool a_transposed, b_transposed;
   bool quick = false;
-  double flop() const {
-    return 2.0 * static_cast<double>(batch * rows * cols) * static_cast<double>(depth);
-  }
+  double flop() const { return 2.0 * static_cast<double>(batch * rows * cols) * static_cast<double>(depth); }
   std::string text() const {
     return std::string(a_transposed ? "T" : "N") + (b_transposed ? "T" : "N") + "/" +
-           (batch > 1 ? std::to_string(batch) + "x" : "") + std::to_string(rows) + "x" + std::to_string(cols) +
-           "x" + std::to_string(depth);
+           (batch > 1 ? std::to_string(batch) + "x" : "") + std::to_string(rows) + "x" +
+           std::to_string(cols) + "x" + std::to_string(depth);
   }
 };
 constexpr bool T = true, N = false;
@@ -130,16 +127,21 @@ struct product {
       einkorn::detail::gemm_packed(a_matrix(), weights, c_matrix(), e, exec, nullptr);
     else
       einkorn::detail::gemm_any(a_matrix(), b_matrix(), c_matrix(), e,
-                                {s.batch, s.rows * s.depth, s.depth * s.cols, s.rows * s.cols}, exec, nullptr);
+                                {s.batch, s.rows * s.depth, s.depth * s.cols, s.rows * s.cols}, exec,
+                                nullptr);
   }
 };
 
 float value(const memory& m, dtype type, index i) {
   switch (type) {
-    case dtype::f32: return m.as<float>()[i];
-    case dtype::bf16: return m.as<einkorn::bf16>()[i];
-    case dtype::fp16: return m.as<einkorn::fp16>()[i];
-    default: return static_cast<float>(m.as<std::int32_t>()[i]);
+    case dtype::f32:
+      return m.as<float>()[i];
+    case dtype::bf16:
+      return m.as<einkorn::bf16>()[i];
+    case dtype::fp16:
+      return m.as<einkorn::fp16>()[i];
+    default:
+      return static_cast<float>(m.as<std::int32_t>()[i]);
   }
 }
 
@@ -155,7 +157,8 @@ std::string difference(const product& p, const memory& expected) {
   for (index i = 0; i < count; ++i) {
     const double ours = value(expected, p.t.c, i), theirs = value(p.c, p.t.c, i);
     if (!(std::abs(ours - theirs) <= 2 * sums + eps * std::abs(ours)))
-      return "element " + std::to_string(i) + " is " + std::to_string(theirs) + ", ours " + std::to_string(ours);
+      return "element " + std::to_string(i) + " is " + std::to_string(theirs) + ", ours " +
+             std::to_string(ours);
   }
   return "";
 }
@@ -173,6 +176,10 @@ void run(benchmark::State& state, const std::string& title, const shape& s, cons
   const register_loop peak = register_peak(level, t.a);
   if (peak.run) times.add("peak", peak.run);
 
+  // A few rows only: the weights are read once, as fast as memory gives them.
+  const bool skinny = s.rows <= 16 && s.batch == 1 && s.a_transposed == false;
+  if (skinny) times.add("stream", stream_loop({{stream::read, p.b.data(), p.b.bytes()}}, false));
+
   // Where the type is widened to f32, our own f32 says what that costs.
   std::unique_ptr<product> wide;
   if (t.a == dtype::fp16 || (t.a == dtype::bf16 && level < isa::avx512_bf16)) {
@@ -187,10 +194,9 @@ void run(benchmark::State& state, const std::string& title, const shape& s, cons
   for (const peer& who : load_peers()) {
     if (who.functions == nullptr) continue;
     const auto type = [](dtype d) { return static_cast<peer_type>(d); };
-    const peer_gemm problem{s.batch,        s.rows,         s.cols,         s.depth,
-                            type(t.a),      type(t.b),      type(t.c),      s.a_transposed,
-                            s.b_transposed, packed,         threads,        p.a.data(),
-                            p.b.data(),     p.c.data()};
+    const peer_gemm problem{s.batch,   s.rows,     s.cols,         s.depth,        type(t.a),
+                            type(t.b), type(t.c),  s.a_transposed, s.b_transposed, packed,
+                            threads,   p.a.data(), p.b.data(),     p.c.data()};
     prepared rival(who, problem);
     if (!rival) {
       if (std::getenv("EINKORN_BENCH_REFUSALS") != nullptr)

@@ -23,23 +23,28 @@ using einkorn::isa;
 
 #define EINKORN_OP(op, r, n) op " %%" r "14, %%" r "15, %%" r #n "\n"
 #define EINKORN_OPS_12(op, r)                                                                              \
-  EINKORN_OP(op, r, 0) EINKORN_OP(op, r, 1) EINKORN_OP(op, r, 2) EINKORN_OP(op, r, 3) EINKORN_OP(op, r, 4) \
-  EINKORN_OP(op, r, 5) EINKORN_OP(op, r, 6) EINKORN_OP(op, r, 7) EINKORN_OP(op, r, 8) EINKORN_OP(op, r, 9) \
-  EINKORN_OP(op, r, 10) EINKORN_OP(op, r, 11)
-#define EINKORN_OPS_24(op, r)                                                                          \
-  EINKORN_OPS_12(op, r)                                                                                \
-  EINKORN_OP(op, r, 16) EINKORN_OP(op, r, 17) EINKORN_OP(op, r, 18) EINKORN_OP(op, r, 19)              \
-  EINKORN_OP(op, r, 20) EINKORN_OP(op, r, 21) EINKORN_OP(op, r, 22) EINKORN_OP(op, r, 23)              \
-  EINKORN_OP(op, r, 24) EINKORN_OP(op, r, 25) EINKORN_OP(op, r, 26) EINKORN_OP(op, r, 27)
-#define EINKORN_LOW_REGISTERS                                                                       \
-  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", \
-      "xmm12", "xmm13", "xmm14", "xmm15"
+  EINKORN_OP(op, r, 0)                                                                                     \
+  EINKORN_OP(op, r, 1)                                                                                     \
+  EINKORN_OP(op, r, 2)                                                                                     \
+  EINKORN_OP(op, r, 3) EINKORN_OP(op, r, 4) EINKORN_OP(op, r, 5) EINKORN_OP(op, r, 6) EINKORN_OP(op, r, 7) \
+      EINKORN_OP(op, r, 8) EINKORN_OP(op, r, 9) EINKORN_OP(op, r, 10) EINKORN_OP(op, r, 11)
+#define EINKORN_OPS_24(op, r)                                                                 \
+  EINKORN_OPS_12(op, r)                                                                       \
+  EINKORN_OP(op, r, 16)                                                                       \
+  EINKORN_OP(op, r, 17)                                                                       \
+  EINKORN_OP(op, r, 18)                                                                       \
+  EINKORN_OP(op, r, 19) EINKORN_OP(op, r, 20) EINKORN_OP(op, r, 21) EINKORN_OP(op, r, 22)     \
+      EINKORN_OP(op, r, 23) EINKORN_OP(op, r, 24) EINKORN_OP(op, r, 25) EINKORN_OP(op, r, 26) \
+          EINKORN_OP(op, r, 27)
+#define EINKORN_LOW_REGISTERS                                                                                \
+  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", \
+      "xmm13", "xmm14", "xmm15"
 // vzeroall leaves registers 16 to 31 alone: whatever is in them goes into sums that nobody reads. Products
 // are 0, so the sums are no denormals unless they were.
-#define EINKORN_LOOP(name, ops)                                                                          \
-  [[gnu::noinline]] void name(index rounds) {                                                            \
-    __asm__ volatile("vzeroall\n1:\n" ops "dec %0\njnz 1b\nvzeroupper\n" : "+r"(rounds)::EINKORN_LOW_REGISTERS, \
-                     "memory");                                                                          \
+#define EINKORN_LOOP(name, ops)                                          \
+  [[gnu::noinline]] void name(index rounds) {                            \
+    __asm__ volatile("vzeroall\n1:\n" ops "dec %0\njnz 1b\nvzeroupper\n" \
+                     : "+r"(rounds)::EINKORN_LOW_REGISTERS, "memory");   \
   }
 EINKORN_LOOP(fma_ymm, EINKORN_OPS_12("vfmadd231ps", "ymm") EINKORN_OPS_12("vfmadd231ps", "ymm"))
 EINKORN_LOOP(maddwd_ymm, EINKORN_OPS_12("vpmaddwd", "ymm") EINKORN_OPS_12("vpmaddwd", "ymm"))
@@ -77,7 +82,8 @@ constexpr index piece = 4096;  // bytes of a stream of the widest elements that 
   __asm__ volatile("" ::"x"(sum));
 }
 [[gnu::target("avx2")]] void write_avx2(char* to, index bytes, bool streaming) {
-  const __m256i value = _mm256_setzero_si256();
+  __m256i value = _mm256_setzero_si256();
+  __asm__ volatile("" : "+x"(value));  // or the compiler makes a memset of it, which has ideas of its own
   for (index i = 0; i < bytes; i += 32) {
     if (streaming)
       _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i), value);
@@ -87,10 +93,11 @@ constexpr index piece = 4096;  // bytes of a stream of the widest elements that 
   __asm__ volatile("" ::: "memory");
 }
 [[gnu::target("avx2")]] void update_avx2(char* to, index bytes) {
+  __m256i zero = _mm256_setzero_si256();
+  __asm__ volatile("" : "+x"(zero));  // or nothing is left to do
   for (index i = 0; i < bytes; i += 32) {
     auto* const place = reinterpret_cast<__m256i*>(to + i);
-    _mm256_storeu_si256(place, _mm256_xor_si256(_mm256_loadu_si256(place), _mm256_setzero_si256()));
-    __asm__ volatile("" ::: "memory");
+    _mm256_storeu_si256(place, _mm256_xor_si256(_mm256_loadu_si256(place), zero));
   }
 }
 
@@ -127,12 +134,24 @@ void fill(const memory& m, dtype type, unsigned seed) {
     state = state * 1664525u + 1013904223u;
     const float x = static_cast<float>(state >> 8) * 0x1p-24f - 0.5f;
     switch (type) {
-      case dtype::f32: m.as<float>()[i] = x; break;
-      case dtype::bf16: m.as<einkorn::bf16>()[i] = einkorn::bf16(x); break;
-      case dtype::fp16: m.as<einkorn::fp16>()[i] = einkorn::fp16(x); break;
-      case dtype::u8: m.as<std::uint8_t>()[i] = static_cast<std::uint8_t>(state >> 25); break;
-      case dtype::s8: m.as<std::int8_t>()[i] = static_cast<std::int8_t>(static_cast<int>(state >> 8) % 255 - 127); break;
-      case dtype::i32: m.as<std::int32_t>()[i] = 0; break;
+      case dtype::f32:
+        m.as<float>()[i] = x;
+        break;
+      case dtype::bf16:
+        m.as<einkorn::bf16>()[i] = einkorn::bf16(x);
+        break;
+      case dtype::fp16:
+        m.as<einkorn::fp16>()[i] = einkorn::fp16(x);
+        break;
+      case dtype::u8:
+        m.as<std::uint8_t>()[i] = static_cast<std::uint8_t>(state >> 25);
+        break;
+      case dtype::s8:
+        m.as<std::int8_t>()[i] = static_cast<std::int8_t>(static_cast<int>(state >> 8) % 255 - 127);
+        break;
+      case dtype::i32:
+        m.as<std::int32_t>()[i] = 0;
+        break;
     }
   }
 }

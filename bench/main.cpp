@@ -29,7 +29,8 @@ process_settings chosen;
 /// The value when `argument` is --NAME=value.
 const char* value_of(const char* argument, const char* name) {
   const std::size_t length = std::strlen(name);
-  return std::strncmp(argument, name, length) == 0 && argument[length] == '=' ? argument + length + 1 : nullptr;
+  return std::strncmp(argument, name, length) == 0 && argument[length] == '=' ? argument + length + 1
+                                                                              : nullptr;
 }
 
 /// Sets the environment that peers read when they are loaded, and starts the program again in it: OpenMP's
@@ -59,19 +60,27 @@ int main(int argc, char** argv) {
   std::vector<char*> rest{argv[0]};
   bool serve_requests = false;
   for (int i = 1; i < argc; ++i) {
-    if (const char* value = value_of(argv[i], "--threads")) chosen.threads = std::max(1, std::atoi(value));
-    else if (const char* seconds = value_of(argv[i], "--seconds")) chosen.seconds = std::atof(seconds);
+    if (const char* value = value_of(argv[i], "--threads"))
+      chosen.threads = std::max(1, std::atoi(value));
+    else if (const char* seconds = value_of(argv[i], "--seconds"))
+      chosen.seconds = std::atof(seconds);
     else if (const char* list = value_of(argv[i], "--peers")) {
       std::string name;
       for (const char* c = list;; ++c) {
-        if (*c != ',' && *c != '\0') { name += *c; continue; }
+        if (*c != ',' && *c != '\0') {
+          name += *c;
+          continue;
+        }
         wanted.push_back(name);
         name.clear();
         if (*c == '\0') break;
       }
-    } else if (std::strcmp(argv[i], "--quick") == 0) chosen.quick = true;
-    else if (std::strcmp(argv[i], "--serve") == 0) serve_requests = true;
-    else rest.push_back(argv[i]);
+    } else if (std::strcmp(argv[i], "--quick") == 0)
+      chosen.quick = true;
+    else if (std::strcmp(argv[i], "--serve") == 0)
+      serve_requests = true;
+    else
+      rest.push_back(argv[i]);
   }
   // Every benchmark measures once, in as many rounds as its own time allows: one iteration is enough.
   char once[] = "--benchmark_min_time=1e-9";

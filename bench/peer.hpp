@@ -1,6 +1,6 @@
-// What a peer is: another library behind a few C functions, in a shared object of its own. Each is loaded with
-// RTLD_LOCAL | RTLD_DEEPBIND, so that two versions of one library live in one process and neither sees the
-// other's symbols. A peer that refuses a problem says why; it is never skipped in silence.
+// What a peer is: another library behind a few C functions, in a shared object of its own. Each is loaded
+// with RTLD_LOCAL | RTLD_DEEPBIND, so that two versions of one library live in one process and neither sees
+// the other's symbols. A peer that refuses a problem says why; it is never skipped in silence.
 #pragma once
 
 #include <cstdint>
@@ -55,5 +55,6 @@ struct peer_interface {
 
 /// The one symbol of a peer's shared object. Throws nothing; null when the library does not start.
 using peer_entry = const peer_interface* (*)();
-#define EINKORN_BENCH_PEER extern "C" __attribute__((visibility("default"))) const peer_interface* einkorn_bench_peer()
+#define EINKORN_BENCH_PEER \
+  extern "C" __attribute__((visibility("default"))) const peer_interface* einkorn_bench_peer()
 }

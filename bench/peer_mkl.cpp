@@ -53,8 +53,8 @@ const char* prepare_gemm(const peer_gemm* p, void** handle) {
       };
     } else if (batch > 1) {
       return bench_peer::accept(handle, [=] {
-        cblas_sgemm_batch_strided(CblasRowMajor, ta, tb, m, n, k, 1, static_cast<const float*>(a), lda, a_size,
-                                  static_cast<const float*>(b), ldb, b_size, 0, y, n, c_size, batch);
+        cblas_sgemm_batch_strided(CblasRowMajor, ta, tb, m, n, k, 1, static_cast<const float*>(a), lda,
+                                  a_size, static_cast<const float*>(b), ldb, b_size, 0, y, n, c_size, batch);
       });
     } else {
       const std::function<void()> call = [=] {
@@ -73,8 +73,8 @@ const char* prepare_gemm(const peer_gemm* p, void** handle) {
     if (packed) {
       auto* const to =
           static_cast<MKL_BF16*>(pack_memory(cblas_gemm_bf16bf16f32_pack_get_size(CblasBMatrix, m, n, k)));
-      cblas_gemm_bf16bf16f32_pack(CblasRowMajor, CblasBMatrix, tb, m, n, k, static_cast<const MKL_BF16*>(b), ldb,
-                                  to);
+      cblas_gemm_bf16bf16f32_pack(CblasRowMajor, CblasBMatrix, tb, m, n, k, static_cast<const MKL_BF16*>(b),
+                                  ldb, to);
       one = [=](std::int64_t) {
         cblas_gemm_bf16bf16f32_compute(CblasRowMajor, ta, CblasPacked, m, n, k, 1,
                                        static_cast<const MKL_BF16*>(a), lda,
@@ -100,14 +100,14 @@ const char* prepare_gemm(const peer_gemm* p, void** handle) {
       void* const to = pack_memory(cblas_gemm_s8u8s32_pack_get_size(CblasBMatrix, m, n, k));
       cblas_gemm_s8u8s32_pack(CblasRowMajor, CblasBMatrix, tb, m, n, k, b, ldb, to);
       one = [=](std::int64_t) {
-        cblas_gemm_s8u8s32_compute(CblasRowMajor, ta, CblasPacked, CblasFixOffset, m, n, k, 1, a, lda, 0, w.get(),
-                                   ldb, 0, 0, y, n, &no_offset);
+        cblas_gemm_s8u8s32_compute(CblasRowMajor, ta, CblasPacked, CblasFixOffset, m, n, k, 1, a, lda, 0,
+                                   w.get(), ldb, 0, 0, y, n, &no_offset);
       };
     } else {
       one = [=](std::int64_t i) {
         cblas_gemm_s8u8s32(CblasRowMajor, ta, tb, CblasFixOffset, m, n, k, 1,
-                           matrix<std::uint8_t>(a, i, a_size), lda, 0, matrix<std::int8_t>(b, i, b_size), ldb, 0,
-                           0, y + i * c_size, n, &no_offset);
+                           matrix<std::uint8_t>(a, i, a_size), lda, 0, matrix<std::int8_t>(b, i, b_size), ldb,
+                           0, 0, y + i * c_size, n, &no_offset);
       };
     }
   } else {

@@ -22,13 +22,15 @@ const char* prepare_gemm(const peer_gemm* p, void** handle) {
   using pack_function = void (*)(const void*, size, size, size, void*);
   using multiply_function = void (*)(const void*, const void*, void*, size, size, size, size, size);
   const auto find = [&](const char* names[3]) { return dlsym(library, names[bf16 ? 0 : fp16 ? 1 : 2]); };
-  const char* size_names[] = {"nk_dots_packed_size_bf16", "nk_dots_packed_size_f16", "nk_dots_packed_size_i8"};
+  const char* size_names[] = {"nk_dots_packed_size_bf16", "nk_dots_packed_size_f16",
+                              "nk_dots_packed_size_i8"};
   const char* pack_names[] = {"nk_dots_pack_bf16", "nk_dots_pack_f16", "nk_dots_pack_i8"};
   const char* run_names[] = {"nk_dots_packed_bf16", "nk_dots_packed_f16", "nk_dots_packed_i8"};
   const auto packed_size = reinterpret_cast<size_function>(find(size_names));
   const auto pack = reinterpret_cast<pack_function>(find(pack_names));
   const auto multiply = reinterpret_cast<multiply_function>(find(run_names));
-  if (packed_size == nullptr || pack == nullptr || multiply == nullptr) return "does not export these products";
+  if (packed_size == nullptr || pack == nullptr || multiply == nullptr)
+    return "does not export these products";
 
   const auto rows = static_cast<size>(p->rows), cols = static_cast<size>(p->cols),
              depth = static_cast<size>(p->depth);
@@ -52,7 +54,7 @@ const char* prepare_gemm(const peer_gemm* p, void** handle) {
   const size tasks = rows < static_cast<size>(p->threads) ? 1 : static_cast<size>(p->threads);
   return bench_peer::accept(handle, [=] {
     if (tasks == 1) return multiply(a, w.get(), c, rows, cols, depth, depth * element, c_row);
-#pragma omp parallel for num_threads(static_cast<int>(tasks)) schedule(static, 1)
+#pragma omp parallel for num_threads(static_cast <int>(tasks)) schedule(static, 1)
     for (size task = 0; task < tasks; ++task) {
       const size first = rows * task / tasks, count = rows * (task + 1) / tasks - first;
       multiply(a + first * depth * element, w.get(), c + first * c_row, count, cols, depth, depth * element,
@@ -64,8 +66,12 @@ const char* prepare_gemm(const peer_gemm* p, void** handle) {
 }  // namespace
 
 EINKORN_BENCH_PEER {
-  static const peer_interface self{EINKORN_BENCH_PEER_NAME, "NumKong " EINKORN_BENCH_NUMKONG_VERSION,
-                                   prepare_gemm, nullptr, bench_peer::run, bench_peer::release};
+  static const peer_interface self{EINKORN_BENCH_PEER_NAME,
+                                   "NumKong " EINKORN_BENCH_NUMKONG_VERSION,
+                                   prepare_gemm,
+                                   nullptr,
+                                   bench_peer::run,
+                                   bench_peer::release};
   // The module refers to Python's objects without linking Python.
   if (dlopen(EINKORN_BENCH_PYTHON_LIBRARY, RTLD_NOW | RTLD_GLOBAL) == nullptr) return nullptr;
   library = dlopen(EINKORN_BENCH_NUMKONG_LIBRARY, RTLD_LAZY | RTLD_LOCAL);

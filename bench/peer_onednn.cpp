@@ -78,11 +78,10 @@ const char* prepare_gemm(const peer_gemm* p, void** handle) {
       dnnl::reorder(plain, weights).execute(stream(), plain, weights);
       stream().wait();
     }
-    return bench_peer::accept(handle,
-                              execution(dnnl::matmul(chosen),
-                                        {{DNNL_ARG_SRC, memory(a, engine(), const_cast<void*>(p->a))},
-                                         {DNNL_ARG_WEIGHTS, weights},
-                                         {DNNL_ARG_DST, memory(c, engine(), p->c)}}));
+    return bench_peer::accept(
+        handle, execution(dnnl::matmul(chosen), {{DNNL_ARG_SRC, memory(a, engine(), const_cast<void*>(p->a))},
+                                                 {DNNL_ARG_WEIGHTS, weights},
+                                                 {DNNL_ARG_DST, memory(c, engine(), p->c)}}));
   });
 }
 
@@ -137,8 +136,8 @@ const char* prepare_rows(const peer_rows* p, void** handle) {
       args.insert({DNNL_ARG_DST, whole(p->y)});
       return accept(dnnl::layer_normalization_forward(forward), args);
     }
-    const dnnl::layer_normalization_backward::primitive_desc backward(
-        engine(), prop_kind::backward, matrix, matrix, matrix, 1e-12f, flags, forward);
+    const dnnl::layer_normalization_backward::primitive_desc backward(engine(), prop_kind::backward, matrix,
+                                                                      matrix, matrix, 1e-12f, flags, forward);
     args.insert({{DNNL_ARG_DIFF_DST, whole(p->dy)},
                  {DNNL_ARG_DIFF_SRC, whole(p->dx)},
                  {DNNL_ARG_DIFF_SCALE, vector(p->dgamma, p->cols)},
@@ -159,8 +158,8 @@ EINKORN_BENCH_PEER {
     return nullptr;
   }
   const dnnl_version_t* const v = dnnl_version();
-  version = "oneDNN " + std::to_string(v->major) + "." + std::to_string(v->minor) + "." +
-            std::to_string(v->patch);
+  version =
+      "oneDNN " + std::to_string(v->major) + "." + std::to_string(v->minor) + "." + std::to_string(v->patch);
   self.version = version.c_str();
   return &self;
 }

@@ -9,12 +9,12 @@
 namespace {
 
 enum { row_major = 101, plain = 111, transposed = 112 };
-using sgemm_function = void (*)(int, int, int, int, int, int, float, const float*, int, const float*, int, float,
-                                float*, int);
+using sgemm_function = void (*)(int, int, int, int, int, int, float, const float*, int, const float*, int,
+                                float, float*, int);
 using sbgemm_function = void (*)(int, int, int, int, int, int, float, const std::uint16_t*, int,
                                  const std::uint16_t*, int, float, float*, int);
-using sgemv_function = void (*)(int, int, int, int, float, const float*, int, const float*, int, float, float*,
-                                int);
+using sgemv_function = void (*)(int, int, int, int, float, const float*, int, const float*, int, float,
+                                float*, int);
 
 void* library = nullptr;
 void* symbol(const char* name) {
@@ -60,8 +60,8 @@ const char* prepare_gemm(const peer_gemm* p, void** handle) {
     const auto sgemm = reinterpret_cast<sgemm_function>(symbol("cblas_sgemm"));
     const auto sgemv = reinterpret_cast<sgemv_function>(symbol("cblas_sgemv"));
     auto call = over_batch(p->batch, p->threads, [=](std::int64_t i) {
-      sgemm(row_major, ta, tb, m, n, k, 1, matrix<float>(a, i, a_size), lda, matrix<float>(b, i, b_size), ldb, 0,
-            c + i * c_size, n);
+      sgemm(row_major, ta, tb, m, n, k, 1, matrix<float>(a, i, a_size), lda, matrix<float>(b, i, b_size), ldb,
+            0, c + i * c_size, n);
     });
     if (m == 1 && p->batch == 1) {  // one row: the transpose of (B transposed) * a
       const std::function<void()> by_vector = [=] {
@@ -77,8 +77,8 @@ const char* prepare_gemm(const peer_gemm* p, void** handle) {
     const auto sbgemm = reinterpret_cast<sbgemm_function>(symbol("cblas_sbgemm"));
     if (sbgemm == nullptr) return "was built without sbgemm";
     return bench_peer::accept(handle, over_batch(p->batch, p->threads, [=](std::int64_t i) {
-                                sbgemm(row_major, ta, tb, m, n, k, 1, matrix<std::uint16_t>(a, i, a_size), lda,
-                                       matrix<std::uint16_t>(b, i, b_size), ldb, 0, c + i * c_size, n);
+                                sbgemm(row_major, ta, tb, m, n, k, 1, matrix<std::uint16_t>(a, i, a_size),
+                                       lda, matrix<std::uint16_t>(b, i, b_size), ldb, 0, c + i * c_size, n);
                               }));
   }
   return "has f32 and bf16 only";

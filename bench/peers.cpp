@@ -13,7 +13,8 @@
 namespace bench {
 namespace {
 
-constexpr const char* known[] = {"onednn", "onednn_new", "openblas", "openblas_debian", "libxsmm", "mkl", "numkong"};
+constexpr const char* known[] = {"onednn",  "onednn_new", "openblas", "openblas_debian",
+                                 "libxsmm", "mkl",        "numkong"};
 
 std::filesystem::path program_folder() {
   std::error_code error;
@@ -52,18 +53,18 @@ const std::vector<peer>& load_peers(const std::vector<std::string>& wanted) {
 std::vector<std::pair<std::string, std::string>> peer_environment(int threads) {
   const std::string count = std::to_string(threads);
   std::vector<std::pair<std::string, std::string>> out = {
-      {"OMP_NUM_THREADS", count},
-      {"OPENBLAS_NUM_THREADS", count},
-      {"MKL_NUM_THREADS", count},
-      // Idle threads sleep soon (a fraction of a millisecond, much more than the gaps between the calls of one
-      // library), so that they do not take a core from the next library.
-      {"GOMP_SPINCOUNT", "10000"},
-      {"OPENBLAS_THREAD_TIMEOUT", "20"},
+    {"OMP_NUM_THREADS", count},
+    {"OPENBLAS_NUM_THREADS", count},
+    {"MKL_NUM_THREADS", count},
+    // Idle threads sleep soon (a fraction of a millisecond, much more than the gaps between the calls of one
+    // library), so that they do not take a core from the next library.
+    {"GOMP_SPINCOUNT", "10000"},
+    {"OPENBLAS_THREAD_TIMEOUT", "20"},
 #if defined(EINKORN_BENCH_SYCL_FOLDER)
-      // The SYCL build of oneDNN reaches the CPU through this driver; its adapters look for each other here.
-      {"OCL_ICD_FILENAMES", EINKORN_BENCH_SYCL_FOLDER "/libintelocl.so"},
-      {"ONEAPI_DEVICE_SELECTOR", "opencl:cpu"},
-      {"LD_LIBRARY_PATH", EINKORN_BENCH_SYCL_FOLDER},
+    // The SYCL build of oneDNN reaches the CPU through this driver; its adapters look for each other here.
+    {"OCL_ICD_FILENAMES", EINKORN_BENCH_SYCL_FOLDER "/libintelocl.so"},
+    {"ONEAPI_DEVICE_SELECTOR", "opencl:cpu"},
+    {"LD_LIBRARY_PATH", EINKORN_BENCH_SYCL_FOLDER},
 #endif
   };
   const einkorn::isa level = einkorn::active_isa();
@@ -95,6 +96,8 @@ prepared::~prepared() {
   if (handle_ != nullptr) functions_->release(handle_);
 }
 prepared::prepared(prepared&& other) noexcept
-    : functions_(other.functions_), handle_(std::exchange(other.handle_, nullptr)), refusal_(std::move(other.refusal_)) {}
+    : functions_(other.functions_),
+      handle_(std::exchange(other.handle_, nullptr)),
+      refusal_(std::move(other.refusal_)) {}
 
 }  // namespace bench
