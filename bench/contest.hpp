@@ -8,15 +8,9 @@
 #include <string>
 #include <vector>
 
-namespace bench {
+#include "settings.hpp"
 
-/// What the command line chose for the whole process.
-struct process_settings {
-  int threads = 1;
-  double seconds = 0.3;  ///< of measured calls for each contestant of a benchmark
-  bool quick = false;    ///< the few benchmarks that a first look needs
-};
-const process_settings& settings();
+namespace bench {
 
 struct ratio {
   double median = 0, low = 0, high = 0;  ///< low, high: 95 % interval of the median, from order statistics

@@ -248,9 +248,12 @@ void add(const std::string& name, Run body) {
   benchmark::RegisterBenchmark(name.c_str(), body)->UseManualTime()->Unit(benchmark::kMicrosecond);
 }
 
-/// Two threads are worth a look where there is work for them.
-bool wanted(const shape& s) {
-  return (!settings().quick || s.quick) && (settings().threads == 1 || s.flop() >= 1e6);
+/// Two threads are worth a look where there is work for them. The types beside the usual three are measured at
+/// fewer of the large shapes.
+bool wanted(const shape& s, std::string_view type) {
+  const bool usual = type == "f32" || type == "bf16" || type == "u8s8";
+  if (settings().quick) return s.quick && usual && (settings().threads == 1 || s.flop() >= 1e6);
+  return (usual || s.quick || s.flop() < 1e8) && (settings().threads == 1 || s.flop() >= 1e6);
 }
 
 }  // namespace
@@ -263,9 +266,8 @@ void register_gemm() {
   };
   for (const types& t : all_types) {
     const std::string_view type = t.name;
-    if (settings().quick && (type == "fp16_f32" || type == "s8s8" || type == "bf16_f32")) continue;
     for (const shape& s : shapes) {
-      if (!wanted(s)) continue;
+      if (!wanted(s, type)) continue;
       for (const bool packed : {false, true}) {
         if (packed && s.batch > 1) continue;
         const std::string title = begin("gemm", t) + s.text() + (packed ? "/packed" : "") + tail;
@@ -274,9 +276,9 @@ void register_gemm() {
     }
   }
   for (const types& t : all_types) {
-    if (t.c != t.a || (settings().quick && std::string_view(t.name) == "fp16")) continue;
+    if (t.c != t.a) continue;
     for (const shape& s : {shapes[0], shapes[1]})
-      if (wanted(s))
+      if (wanted(s, t.name))
         add(begin("gemm_bias_gelu", t) + s.text() + "/packed" + tail,
             [s, t](benchmark::State& state) { run_epilogue(state, s, t); });
   }

@@ -43,7 +43,8 @@ peer load(const std::string& name) {
 
 const std::vector<peer>& load_peers(const std::vector<std::string>& wanted) {
   static std::vector<peer> loaded;
-  if (loaded.empty())
+  static bool done = false;
+  if (!std::exchange(done, true))
     for (const char* name : known)
       if (wanted.empty() || std::find(wanted.begin(), wanted.end(), name) != wanted.end())
         loaded.push_back(load(name));

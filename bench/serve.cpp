@@ -8,7 +8,6 @@
 #include <sstream>
 #include <string>
 
-#include "contest.hpp"
 #include "registration.hpp"
 #include "rows.hpp"
 
