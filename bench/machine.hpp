@@ -37,6 +37,9 @@ void fill(const memory& m, einkorn::dtype type, unsigned seed);
 /// The executor of this process: OpenMP with settings().threads.
 einkorn::executor executor();
 
+/// Makes OpenMP start them.
+void start_threads();
+
 /// A loop of multiply-adds on registers, on all threads of this process, for products of this type at this
 /// level; null where there is none.
 struct register_loop {

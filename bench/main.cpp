@@ -94,6 +94,7 @@ int main(int argc, char** argv) {
     benchmark::AddCustomContext("einkorn_cpu", einkorn::detail::state().probe.brand);
     benchmark::AddCustomContext("einkorn_isa", einkorn::name(einkorn::active_isa()));
     benchmark::AddCustomContext("einkorn_threads", std::to_string(chosen.threads));
+    start_threads();  // before any peer can have an influence on them
     for (const peer& p : load_peers(wanted))
       benchmark::AddCustomContext("peer_" + p.name, (p.functions != nullptr ? "" : "absent: ") + p.remark);
     register_gemm();

@@ -116,7 +116,11 @@ const char* prepare_gemm(const peer_gemm* p, void** handle) {
   if (batch == 1) return bench_peer::accept(handle, [=] { one(0); });
   return bench_peer::accept(handle, [=] {
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (std::int64_t i = 0; i < batch; ++i) one(i);
+    for (std::int64_t i = 0; i < batch; ++i) {
+      mkl_set_num_threads_local(1);
+      one(i);
+      mkl_set_num_threads_local(0);
+    }
   });
 }
 

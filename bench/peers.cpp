@@ -1,6 +1,7 @@
 #include "peers.hpp"
 
 #include <dlfcn.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,12 +17,26 @@ namespace {
 constexpr const char* known[] = {"onednn",  "onednn_new", "openblas", "openblas_debian",
                                  "libxsmm", "mkl",        "numkong"};
 
+/// Some libraries bind the thread that starts them to a core, and threads that it starts later with it.
+/// Whoever is asked to do something gives the thread back as it was.
+class affinity_keeper {
+ public:
+  affinity_keeper() { sched_getaffinity(0, sizeof(cores_), &cores_); }
+  ~affinity_keeper() { sched_setaffinity(0, sizeof(cores_), &cores_); }
+  affinity_keeper(const affinity_keeper&) = delete;
+  affinity_keeper& operator=(const affinity_keeper&) = delete;
+
+ private:
+  cpu_set_t cores_;
+};
+
 std::filesystem::path program_folder() {
   std::error_code error;
   return std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
 }
 
 peer load(const std::string& name) {
+  const affinity_keeper keeper;
   peer result{name, nullptr, ""};
   const std::filesystem::path file = program_folder() / "peers" / ("peer_" + name + ".so");
   if (!std::filesystem::exists(file)) {
@@ -82,12 +97,14 @@ std::vector<std::pair<std::string, std::string>> peer_environment(int threads) {
 }
 
 prepared::prepared(const peer& who, const peer_gemm& problem) : functions_(who.functions) {
+  const affinity_keeper keeper;
   if (functions_->prepare_gemm == nullptr)
     refusal_ = "has no product";
   else if (const char* why = functions_->prepare_gemm(&problem, &handle_))
     refusal_ = why;
 }
 prepared::prepared(const peer& who, const peer_rows& problem) : functions_(who.functions) {
+  const affinity_keeper keeper;
   if (functions_->prepare_rows == nullptr)
     refusal_ = "has no such operation";
   else if (const char* why = functions_->prepare_rows(&problem, &handle_))

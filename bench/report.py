@@ -242,20 +242,18 @@ def plot_gemm_bars(plt, rows, folder):
         shapes = list(dict.fromkeys((r["layout"], r["shape"]) for r in chosen))
         peers = [p for p in PEER_NAMES if any(p in rivals_of(r) for r in chosen)]
         names = ["einkorn"] + peers
+        colours = dict(zip(names, [OURS] + PALETTE))
         figure, axes = plt.subplots(len(types), 1, figsize=(max(7, 1.25 * len(shapes) + 1.5), 2.4 * len(types) + 0.8),
                                     sharex=True, squeeze=False)
         width = 0.84 / len(names)
         for axis, type_name in zip(axes[:, 0], types):
-            for n, name in enumerate(names):
-                heights, places = [], []
-                for x, key in enumerate(shapes):
-                    row = next((r for r in chosen if r["type"] == type_name and (r["layout"], r["shape"]) == key), None)
-                    if row is None or (name != "einkorn" and name not in rivals_of(row)):
-                        continue
-                    heights.append(row["%peak"] if name == "einkorn" else row["%peak"] / rivals_of(row)[name][0])
-                    places.append(x + (n - (len(names) - 1) / 2) * width)
-                axis.bar(places, heights, width * 0.92, color=OURS if n == 0 else PALETTE[(n - 1) % len(PALETTE)],
-                         label="einkorn" if n == 0 else PEER_NAMES[name])
+            rows_here = {(r["layout"], r["shape"]): r for r in chosen if r["type"] == type_name}
+            for x, key in enumerate(shapes):
+                row = rows_here.get(key)
+                present = ["einkorn"] + [p for p in peers if p in rivals_of(row)] if row else []
+                for n, name in enumerate(present):
+                    height = row["%peak"] if name == "einkorn" else row["%peak"] / rivals_of(row)[name][0]
+                    axis.bar(x + (n - (len(present) - 1) / 2) * width, height, width * 0.92, color=colours[name])
             peak = max(r.get("peak_GFLOP/s", 0) for r in chosen if r["type"] == type_name)
             axis.axhline(100, color=INK, linewidth=1.2)
             axis.text(len(shapes) - 0.45, 101.5, f"registers only: {peak:.0f} {'Gop/s' if type_name == 'u8s8' else 'GFLOP/s'}",
@@ -264,14 +262,10 @@ def plot_gemm_bars(plt, rows, folder):
             axis.set_xlim(-0.55, len(shapes) - 0.45)
             axis.set_ylabel(f"{type_name}, % of peak")
             axis.grid(axis="y")
-        axes[-1, 0].set_xticks(range(len(shapes)), [f"{layout}\n{shape.replace('x', ' x ', 3)}" for layout, shape in shapes],
+        axes[-1, 0].set_xticks(range(len(shapes)), [f"{layout}\n{shape.replace('x', ' x ')}" for layout, shape in shapes],
                                fontsize=8)
-        handles, labels = {}, []
-        for axis in axes[:, 0]:
-            for handle, label in zip(*axis.get_legend_handles_labels()):
-                handles.setdefault(label, handle)
-        labels = ["einkorn"] + [PEER_NAMES[p] for p in peers]
-        figure.legend([handles[label] for label in labels], labels, loc="upper center", ncols=min(8, len(labels)),
+        figure.legend([plt.Rectangle((0, 0), 1, 1, color=colours[n]) for n in names],
+                      [PEER_NAMES.get(n, n) for n in names], loc="upper center", ncols=min(8, len(names)),
                       frameon=False, fontsize=9)
         figure.tight_layout(rect=(0, 0, 1, 0.955))
         figure.savefig(os.path.join(folder, f"gemm_bars_{threads}.svg"))
@@ -431,7 +425,7 @@ def main():
     # What memory gives a product that reads its operands once: the stream loop beside the largest of one row.
     byte_rate = {}
     for r in products:
-        if "%stream" in r and r["dims"][0] == 1 and r["flop"] > 1e8 and r["type"] == "f32":
+        if "%stream" in r and r["dims"][0] == 1 and r["flop"] > 3e7 and r["type"] == "f32":
             used = r["flop"] / 2 * 4 / (r["real_time"] * 1e-6) * 1e-9
             byte_rate[r["threads"]] = max(byte_rate.get(r["threads"], 0), used / (r["%stream"] / 100))
     plot_gemm_bars(plt, products, options.out)
