@@ -252,7 +252,7 @@ void add(const std::string& name, Run body) {
 /// at fewer of the large shapes.
 bool wanted(const shape& s, std::string_view type) {
   const bool usual = type == "f32" || type == "bf16" || type == "u8s8";
-  if (settings().quick) return s.quick && usual && (settings().threads == 1 || s.flop() >= 1e6);
+  if (settings().quick) return s.quick && usual && (settings().threads == 1 || s.flop() >= 1e9);
   return (usual || s.quick || s.flop() < 1e8) && (settings().threads == 1 || s.flop() >= 1e6);
 }
 

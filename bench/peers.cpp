@@ -4,7 +4,6 @@
 #include <sched.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <climits>
 #include <cstdlib>
 #include <filesystem>
@@ -59,10 +58,12 @@ peer load(const std::string& name) {
 const std::vector<peer>& load_peers(const std::vector<std::string>& wanted) {
   static std::vector<peer> loaded;
   static bool done = false;
-  if (!std::exchange(done, true))
-    for (const char* name : known)
-      if (wanted.empty() || std::find(wanted.begin(), wanted.end(), name) != wanted.end())
-        loaded.push_back(load(name));
+  if (std::exchange(done, true)) return loaded;
+  if (wanted.empty())
+    for (const char* name : known) loaded.push_back(load(name));
+  else
+    for (const std::string& name : wanted)
+      if (name != "none") loaded.push_back(load(name));
   return loaded;
 }
 

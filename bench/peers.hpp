@@ -14,7 +14,8 @@ struct peer {
   std::string remark;                         ///< its version, or why it is absent
 };
 
-/// Loads those of `wanted` (all when empty) from the folder peers/ beside the program; once a process.
+/// Loads `wanted`, all that are known when it is empty, from the folder peers/ beside the program: the first
+/// call does, the others return what it loaded. "none" is no peer.
 const std::vector<peer>& load_peers(const std::vector<std::string>& wanted = {});
 
 /// What must be in the environment before the program starts, so that every peer uses the same threads and
