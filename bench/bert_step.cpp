@@ -146,11 +146,12 @@ int run(const options& o) {
   const memory from(index{256} << 20), to(index{256} << 20);
   const std::vector<stream> streams{{stream::read, from.data(), from.bytes()},
                                     {stream::write, to.data(), to.bytes()}};
-  const auto move = stream_loop(streams, false);
+  // Plain stores also read what they overwrite, and AdamW has none of those: the better of both kinds.
+  const auto move = stream_loop(streams, false), move_past_caches = stream_loop(streams, true);
   double peak_seconds = 1e30, move_seconds = 1e30;
   const auto measure_limits = [&] {
     if (peak.run) peak_seconds = std::min(peak_seconds, best_seconds(peak.run, 300));
-    move_seconds = std::min(move_seconds, best_seconds(move, 5));
+    move_seconds = std::min({move_seconds, best_seconds(move, 5), best_seconds(move_past_caches, 5)});
   };
   measure_limits();
 

@@ -243,7 +243,7 @@ def plot_gemm_bars(plt, rows, folder):
         peers = [p for p in PEER_NAMES if any(p in rivals_of(r) for r in chosen)]
         names = ["einkorn"] + peers
         colours = dict(zip(names, [OURS] + PALETTE))
-        figure, axes = plt.subplots(len(types), 1, figsize=(max(7, 1.25 * len(shapes) + 1.5), 2.4 * len(types) + 0.8),
+        figure, axes = plt.subplots(len(types), 1, figsize=(max(9.5, 1.25 * len(shapes) + 1.5), 2.4 * len(types) + 0.8),
                                     sharex=True, squeeze=False)
         width = 0.84 / len(names)
         for axis, type_name in zip(axes[:, 0], types):
@@ -266,7 +266,7 @@ def plot_gemm_bars(plt, rows, folder):
                                fontsize=8)
         figure.legend([plt.Rectangle((0, 0), 1, 1, color=colours[n]) for n in names],
                       [PEER_NAMES.get(n, n) for n in names], loc="upper center", ncols=min(8, len(names)),
-                      frameon=False, fontsize=9)
+                      frameon=False, fontsize=9, columnspacing=1.2, handlelength=1.4)
         figure.tight_layout(rect=(0, 0, 1, 0.955))
         figure.savefig(os.path.join(folder, f"gemm_bars_{threads}.svg"))
         plt.close(figure)
@@ -322,7 +322,7 @@ def plot_roofline(plt, rows, folder, byte_rate):
 
 CATEGORIES = [("linear layers", ("linear", "linear_dx", "linear_dw", "pack_weights")),
               ("attention", ("attention", "attention_backward")),
-              ("layer norm, residual, dropout", ("layernorm", "layernorm_backward")),
+              ("layer norm, residual (peers: and all dropout)", ("layernorm", "layernorm_backward")),
               ("GELU", ("gelu_backward",)),
               ("embedding, head, loss", ("embedding", "embedding_backward", "head_and_loss")),
               ("norm and AdamW", ("gradient_norm", "adamw")),
