@@ -84,6 +84,16 @@ def gemm_rows(documents):
                    "threads": int(parts[-1].split(":")[1]), "flop": 2 * batch * math.prod(dims)}
 
 
+def mark_disturbed(rows):
+    """Rows during which even the loop on registers was slow: somebody else had the cores."""
+    best = {}
+    for r in rows:
+        key = (r["level"], r["type"], r["threads"])
+        best[key] = max(best.get(key, 0), r.get("peak_GFLOP/s", 0))
+    for r in rows:
+        r["disturbed"] = r.get("peak_GFLOP/s", math.inf) < 0.85 * best[r["level"], r["type"], r["threads"]]
+
+
 def group_of(row):
     return next(title for title, belongs in GROUPS if belongs(row))
 
@@ -99,6 +109,8 @@ def gemm_cell(row):
     best = best_of(rivals_of(row))
     if best:
         text += f", **{best[1][0]:.2f}** [{best[1][1]:.2f}, {best[1][2]:.2f}] {PEER_NAMES.get(best[0], best[0])}"
+    if row.get("disturbed"):
+        text += " ~"
     if "WRONG" in row.get("label", ""):
         text += " (!)"
     return text
@@ -140,6 +152,8 @@ def gemm_tables(rows):
                          [[f"{r['layout']} {r['shape']}", r["type"], r["level"], r["threads"], f"{r['GFLOP/s']:.0f}",
                            interval(1 / r["own_bare_ratio"], 1 / r["own_bare_high"], 1 / r["own_bare_low"])]
                           for r in fused]) + "\n")
+    if any(r["disturbed"] for r in rows):
+        out.append("~: other programs had the cores meanwhile; even the loop on registers was slow.\n")
     wrong = [f"- {r['name']}: {r['label']}" for r in rows if "WRONG" in r.get("label", "")]
     if wrong:
         out.append("#### Results that differ from ours (!)\n\n" + "\n".join(wrong) + "\n")
@@ -389,6 +403,7 @@ def main():
     torch = load(options.results, "torch_ops")
     step = load(options.results, "step")
     products, operations = list(gemm_rows(gemm)), list(rows_rows(rows))
+    mark_disturbed(products)
     if products:
         parts["gemm"] = machine_of(gemm[0]) + "\n\n" + gemm_tables(products)
     if operations:
