@@ -342,7 +342,7 @@ rows_operation attention_operation(const std::string& name, dtype type) {
                             .rows = static_cast<std::int32_t>(length),
                             .keys = static_cast<std::int32_t>(length),
                             .sample = static_cast<std::uint32_t>(i)});
-  const index batch = heads * samples;
+  constexpr index batch = heads * samples;
   for (memory* m : {&s->q, &s->k, &s->v}) *m = filled(batch * length * head_cols, type, 4);
   s->scores = filled(batch * length * length, type, 5);
   s->y = memory(batch * length * head_cols * size_of(type));
@@ -376,7 +376,7 @@ rows_operation attention_operation(const std::string& name, dtype type) {
   const double product = 2.0 * static_cast<double>(batch * length * length * head_cols);
   op.flop = (backward ? 5 : 2) * product;
   // Scores = Q K', and then out = P V; backward: scores and dP like the first, dV, dQ and dK like the second.
-  const auto multiply = [type, batch, exec](const memory& a, bool a_transposed, const memory& b,
+  const auto multiply = [type, exec](const memory& a, bool a_transposed, const memory& b,
                                             bool b_transposed, const memory& c, index rows, index depth,
                                             index columns) {
     any_matrix ma = view(a, type, rows, depth), mb = view(b, type, depth, columns);
