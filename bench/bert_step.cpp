@@ -109,11 +109,29 @@ double best_seconds(const std::function<void()>& call, int times) {
   return best;
 }
 
+/// The machine's limits for this type; each call keeps the better of what it finds and what was known.
+struct limits {
+  double flop_rate = 0, byte_rate = 0;
+
+  void measure(dtype type) {
+    const register_loop peak = register_peak(einkorn::active_isa(), type);
+    if (peak.run) flop_rate = std::max(flop_rate, peak.flop / best_seconds(peak.run, 300));
+    const memory from(index{128} << 20), to(index{128} << 20);
+    const std::vector<stream> streams{{stream::read, from.data(), from.bytes()},
+                                      {stream::write, to.data(), to.bytes()}};
+    // Plain stores also read what they overwrite, and AdamW has none of those: the better of both kinds.
+    for (const bool streaming : {false, true})
+      byte_rate = std::max(byte_rate, bytes_of(streams) / best_seconds(stream_loop(streams, streaming), 8));
+  }
+};
+
 int run(const options& o) {
   chosen.threads = o.threads;
   bert_qa::use_threads(o.threads);
   const bert_qa::bert_config config = config_of(o);
   const dtype type = o.precision == "bf16" ? dtype::bf16 : o.precision == "fp16" ? dtype::fp16 : dtype::f32;
+  limits machine;
+  machine.measure(type);  // before the model is there: its memory is what is reported
   bert_qa::parameter_table parameters(config, type,
                                       o.inference ? bert_qa::parameter_table::purpose::inference
                                                   : bert_qa::parameter_table::purpose::training);
@@ -140,20 +158,6 @@ int run(const options& o) {
     trainer = std::make_unique<bert_qa::trainer>(config, parameters, *model, features, training);
     trainer->state_restored();
   }
-
-  // The limits, before the steps warm the machine and again after them.
-  const register_loop peak = register_peak(einkorn::active_isa(), type);
-  const memory from(index{256} << 20), to(index{256} << 20);
-  const std::vector<stream> streams{{stream::read, from.data(), from.bytes()},
-                                    {stream::write, to.data(), to.bytes()}};
-  // Plain stores also read what they overwrite, and AdamW has none of those: the better of both kinds.
-  const auto move = stream_loop(streams, false), move_past_caches = stream_loop(streams, true);
-  double peak_seconds = 1e30, move_seconds = 1e30;
-  const auto measure_limits = [&] {
-    if (peak.run) peak_seconds = std::min(peak_seconds, best_seconds(peak.run, 300));
-    move_seconds = std::min({move_seconds, best_seconds(move, 5), best_seconds(move_past_caches, 5)});
-  };
-  measure_limits();
 
   double rows = 0, rows_times_keys = 0, flop = 0, seconds = 0;
   std::int64_t steps = 0;
@@ -208,12 +212,11 @@ int run(const options& o) {
         rows = rows_times_keys = flop = 0;
       }
     } else if (verb == "end") {
-      measure_limits();
       const double count = std::max(1.0, static_cast<double>(steps));
-      const double peak_rate = peak.run ? peak.flop / peak_seconds : 0;
-      const double byte_rate = bytes_of(streams) / move_seconds;
       rusage usage{};
       getrusage(RUSAGE_SELF, &usage);
+      machine.measure(type);
+      const double peak_rate = machine.flop_rate, byte_rate = machine.byte_rate;
       json out{{"engine", "einkorn"},
                {"isa", einkorn::name(einkorn::active_isa())},
                {"seconds_per_step", seconds / count},
