@@ -22,25 +22,26 @@ using einkorn::isa;
 // ---- registers only: enough independent sums to hide the latency, nothing from memory
 
 #define EINKORN_OP(op, r, n) op " %%" r "14, %%" r "15, %%" r #n "\n"
-#define EINKORN_OPS_12(op, r)                                                                               \
-  EINKORN_OP(op, r, 0)                                                                                      \
-  EINKORN_OP(op, r, 1)                                                                                      \
-  EINKORN_OP(op, r, 2)                                                                                      \
-  EINKORN_OP(op, r, 3)                                                                                      \
-  EINKORN_OP(op, r, 4)                                                                                      \
-  EINKORN_OP(op, r, 5)                                                                                      \
-  EINKORN_OP(op, r, 6) EINKORN_OP(op, r, 7) EINKORN_OP(op, r, 8) EINKORN_OP(op, r, 9) EINKORN_OP(op, r, 10) \
-      EINKORN_OP(op, r, 11)
-#define EINKORN_OPS_24(op, r)                                                             \
-  EINKORN_OPS_12(op, r)                                                                   \
-  EINKORN_OP(op, r, 16)                                                                   \
-  EINKORN_OP(op, r, 17)                                                                   \
-  EINKORN_OP(op, r, 18)                                                                   \
-  EINKORN_OP(op, r, 19)                                                                   \
-  EINKORN_OP(op, r, 20)                                                                   \
-  EINKORN_OP(op, r, 21)                                                                   \
-  EINKORN_OP(op, r, 22) EINKORN_OP(op, r, 23) EINKORN_OP(op, r, 24) EINKORN_OP(op, r, 25) \
-      EINKORN_OP(op, r, 26) EINKORN_OP(op, r, 27)
+#define EINKORN_OPS_12(op, r) \
+  EINKORN_OP(op, r, 0)        \
+  EINKORN_OP(op, r, 1)        \
+  EINKORN_OP(op, r, 2)        \
+  EINKORN_OP(op, r, 3)        \
+  EINKORN_OP(op, r, 4)        \
+  EINKORN_OP(op, r, 5)        \
+  EINKORN_OP(op, r, 6)        \
+  EINKORN_OP(op, r, 7) EINKORN_OP(op, r, 8) EINKORN_OP(op, r, 9) EINKORN_OP(op, r, 10) EINKORN_OP(op, r, 11)
+#define EINKORN_OPS_24(op, r) \
+  EINKORN_OPS_12(op, r)       \
+  EINKORN_OP(op, r, 16)       \
+  EINKORN_OP(op, r, 17)       \
+  EINKORN_OP(op, r, 18)       \
+  EINKORN_OP(op, r, 19)       \
+  EINKORN_OP(op, r, 20)       \
+  EINKORN_OP(op, r, 21)       \
+  EINKORN_OP(op, r, 22)       \
+  EINKORN_OP(op, r, 23)       \
+  EINKORN_OP(op, r, 24) EINKORN_OP(op, r, 25) EINKORN_OP(op, r, 26) EINKORN_OP(op, r, 27)
 #define EINKORN_LOW_REGISTERS                                                                                \
   "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", \
       "xmm13", "xmm14", "xmm15"

@@ -1,6 +1,8 @@
 // How a peer_*.cpp keeps what prepare made: a function to call, with all that it holds.
 #pragma once
 
+#include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <functional>
 #include <memory>
@@ -34,6 +36,19 @@ inline std::int64_t size_of(peer_type type) {
 template <class T>
 const T* matrix(const void* first, std::int64_t i, std::int64_t elements) {
   return static_cast<const T*>(first) + i * elements;
+}
+
+/// Of the fastest of a few calls: to choose between two ways of doing the same.
+inline double seconds(const std::function<void()>& call) {
+  using clock = std::chrono::steady_clock;
+  call();
+  double best = 1e30;
+  for (int i = 0; i < 5; ++i) {
+    const auto start = clock::now();
+    call();
+    best = std::min(best, std::chrono::duration<double>(clock::now() - start).count());
+  }
+  return best;
 }
 
 }  // namespace bench_peer

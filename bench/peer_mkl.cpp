@@ -1,7 +1,6 @@
 // MKL: sgemm, gemm_bf16bf16f32, gemm_f16f16f32, gemm_s8u8s32, with and without packed B.
 #include <mkl.h>
 
-#include <chrono>
 #include <string>
 
 #include "peer_call.hpp"
@@ -9,18 +8,6 @@
 namespace {
 
 using bench_peer::matrix;
-
-double seconds(const std::function<void()>& call) {
-  using clock = std::chrono::steady_clock;
-  call();
-  double best = 1e30;
-  for (int i = 0; i < 5; ++i) {
-    const auto start = clock::now();
-    call();
-    best = std::min(best, std::chrono::duration<double>(clock::now() - start).count());
-  }
-  return best;
-}
 
 const char* prepare_gemm(const peer_gemm* p, void** handle) {
   *handle = nullptr;
@@ -66,7 +53,8 @@ const char* prepare_gemm(const peer_gemm* p, void** handle) {
         cblas_sgemv(CblasRowMajor, tb == CblasNoTrans ? CblasTrans : CblasNoTrans, rows, cols, 1,
                     static_cast<const float*>(b), cols, static_cast<const float*>(a), 1, 0, y, 1);
       };
-      return bench_peer::accept(handle, m == 1 && seconds(by_vector) < seconds(call) ? by_vector : call);
+      return bench_peer::accept(
+          handle, m == 1 && bench_peer::seconds(by_vector) < bench_peer::seconds(call) ? by_vector : call);
     }
   } else if (p->a_type == peer_bf16 && p->b_type == peer_bf16 && p->c_type == peer_f32) {
     auto* const y = static_cast<float*>(c);

@@ -1,7 +1,7 @@
-// OpenBLAS: sgemm, sgemv, and sbgemm where the library has it. EINKORN_BENCH_BLAS(name) spells its symbols.
+// OpenBLAS: sgemm and sgemv (its packages are built without bf16). EINKORN_BENCH_BLAS_PREFIX stands before
+// its symbols.
 #include <dlfcn.h>
 
-#include <chrono>
 #include <string>
 
 #include "peer_call.hpp"
@@ -11,26 +11,12 @@ namespace {
 enum { row_major = 101, plain = 111, transposed = 112 };
 using sgemm_function = void (*)(int, int, int, int, int, int, float, const float*, int, const float*, int,
                                 float, float*, int);
-using sbgemm_function = void (*)(int, int, int, int, int, int, float, const std::uint16_t*, int,
-                                 const std::uint16_t*, int, float, float*, int);
 using sgemv_function = void (*)(int, int, int, int, float, const float*, int, const float*, int, float,
                                 float*, int);
 
 void* library = nullptr;
 void* symbol(const char* name) {
   return dlsym(library, (std::string(EINKORN_BENCH_BLAS_PREFIX) + name).c_str());
-}
-
-double seconds(const std::function<void()>& call) {
-  using clock = std::chrono::steady_clock;
-  call();
-  double best = 1e30;
-  for (int i = 0; i < 5; ++i) {
-    const auto start = clock::now();
-    call();
-    best = std::min(best, std::chrono::duration<double>(clock::now() - start).count());
-  }
-  return best;
 }
 
 /// All matrices of the batch: with threads, each takes matrices of its own and the library runs on one.
@@ -46,7 +32,6 @@ std::function<void()> over_batch(std::int64_t batch, [[maybe_unused]] int thread
 const char* prepare_gemm(const peer_gemm* p, void** handle) {
   *handle = nullptr;
   if (p->packed != 0) return "has no packed B";
-  if (p->c_type != peer_f32) return "writes f32 only";
   const auto m = static_cast<int>(p->rows), n = static_cast<int>(p->cols), k = static_cast<int>(p->depth);
   const int ta = p->a_transposed != 0 ? transposed : plain, tb = p->b_transposed != 0 ? transposed : plain;
   const int lda = ta == plain ? k : m, ldb = tb == plain ? n : k;
@@ -56,32 +41,22 @@ const char* prepare_gemm(const peer_gemm* p, void** handle) {
   const auto use_threads = reinterpret_cast<void (*)(int)>(symbol("openblas_set_num_threads"));
   if (use_threads != nullptr) use_threads(p->batch > 1 ? 1 : p->threads);
   using bench_peer::matrix;
-  if (p->a_type == peer_f32 && p->b_type == peer_f32) {
-    const auto sgemm = reinterpret_cast<sgemm_function>(symbol("cblas_sgemm"));
-    const auto sgemv = reinterpret_cast<sgemv_function>(symbol("cblas_sgemv"));
-    auto call = over_batch(p->batch, p->threads, [=](std::int64_t i) {
-      sgemm(row_major, ta, tb, m, n, k, 1, matrix<float>(a, i, a_size), lda, matrix<float>(b, i, b_size), ldb,
-            0, c + i * c_size, n);
-    });
-    if (m == 1 && p->batch == 1) {  // one row: the transpose of (B transposed) * a
-      const std::function<void()> by_vector = [=] {
-        const int rows = tb == plain ? k : n, cols = tb == plain ? n : k;
-        sgemv(row_major, tb == plain ? transposed : plain, rows, cols, 1, static_cast<const float*>(b), cols,
-              static_cast<const float*>(a), 1, 0, c, 1);
-      };
-      if (seconds(by_vector) < seconds(call)) call = by_vector;
-    }
-    return bench_peer::accept(handle, call);
+  if (p->a_type != peer_f32 || p->b_type != peer_f32) return "has f32 only";
+  const auto sgemm = reinterpret_cast<sgemm_function>(symbol("cblas_sgemm"));
+  const auto sgemv = reinterpret_cast<sgemv_function>(symbol("cblas_sgemv"));
+  auto call = over_batch(p->batch, p->threads, [=](std::int64_t i) {
+    sgemm(row_major, ta, tb, m, n, k, 1, matrix<float>(a, i, a_size), lda, matrix<float>(b, i, b_size), ldb,
+          0, c + i * c_size, n);
+  });
+  if (m == 1 && p->batch == 1) {  // one row: the transpose of (B transposed) * a
+    const std::function<void()> by_vector = [=] {
+      const int rows = tb == plain ? k : n, cols = tb == plain ? n : k;
+      sgemv(row_major, tb == plain ? transposed : plain, rows, cols, 1, static_cast<const float*>(b), cols,
+            static_cast<const float*>(a), 1, 0, c, 1);
+    };
+    if (bench_peer::seconds(by_vector) < bench_peer::seconds(call)) call = by_vector;
   }
-  if (p->a_type == peer_bf16 && p->b_type == peer_bf16) {
-    const auto sbgemm = reinterpret_cast<sbgemm_function>(symbol("cblas_sbgemm"));
-    if (sbgemm == nullptr) return "was built without sbgemm";
-    return bench_peer::accept(handle, over_batch(p->batch, p->threads, [=](std::int64_t i) {
-                                sbgemm(row_major, ta, tb, m, n, k, 1, matrix<std::uint16_t>(a, i, a_size),
-                                       lda, matrix<std::uint16_t>(b, i, b_size), ldb, 0, c + i * c_size, n);
-                              }));
-  }
-  return "has f32 and bf16 only";
+  return bench_peer::accept(handle, call);
 }
 
 }  // namespace

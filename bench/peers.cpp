@@ -13,8 +13,7 @@
 namespace bench {
 namespace {
 
-constexpr const char* known[] = {"onednn",  "onednn_new", "openblas", "openblas_debian",
-                                 "libxsmm", "mkl",        "numkong"};
+constexpr const char* known[] = {"onednn", "onednn_new", "openblas", "libxsmm", "mkl", "numkong"};
 
 /// Some libraries bind the thread that starts them to a core, and threads that it starts later with it.
 /// Whoever is asked to do something gives the thread back as it was.

@@ -15,7 +15,7 @@ import re
 from statistics_of_pairs import median_interval
 
 PEER_NAMES = {"onednn": "oneDNN 3.2", "onednn_new": "oneDNN 3.13", "openblas": "OpenBLAS",
-              "openblas_debian": "OpenBLAS 0.3.21", "libxsmm": "libxsmm", "mkl": "MKL", "numkong": "NumKong",
+              "libxsmm": "libxsmm", "mkl": "MKL", "numkong": "NumKong",
               "torch": "PyTorch", "ipex": "IPEX", "ort": "ONNX Runtime", "torch_out": "PyTorch, output reused",
               "torch_usual": "PyTorch, usual call", "einkorn_f32": "our f32", "einkorn_plain": "ours without"}
 GROUPS = [("BERT-base, 12 x 384 tokens", lambda s: max(s["dims"]) >= 768 and s["flop"] > 5e9 and "4608" in s["shape"]),

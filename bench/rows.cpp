@@ -376,9 +376,8 @@ rows_operation attention_operation(const std::string& name, dtype type) {
   const double product = 2.0 * static_cast<double>(batch * length * length * head_cols);
   op.flop = (backward ? 5 : 2) * product;
   // Scores = Q K', and then out = P V; backward: scores and dP like the first, dV, dQ and dK like the second.
-  const auto multiply = [type, exec](const memory& a, bool a_transposed, const memory& b,
-                                            bool b_transposed, const memory& c, index rows, index depth,
-                                            index columns) {
+  const auto multiply = [type, exec](const memory& a, bool a_transposed, const memory& b, bool b_transposed,
+                                     const memory& c, index rows, index depth, index columns) {
     any_matrix ma = view(a, type, rows, depth), mb = view(b, type, depth, columns);
     ma.transposed = a_transposed;
     if (a_transposed) ma.stride = rows;

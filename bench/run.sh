@@ -29,7 +29,7 @@ threads=$(nproc)
 # ---- install
 
 packages=(libbenchmark-dev python3-venv libtcmalloc-minimal4)
-wants gemm && packages+=(libxsmm-dev libopenblas0-openmp libpython3-stdlib)
+wants gemm && packages+=(libxsmm-dev)
 bash .ci/install "${packages[@]}"
 
 # environment NAME PACKAGE...: a Python environment with these packages, or a line that says it is absent.
@@ -78,7 +78,6 @@ for folder in (s.get_config_var("LIBDIR"), s.get_config_var("LIBPL"), "/usr/lib/
           "-DEINKORN_BENCH_NUMKONG_LIBRARY=$module" -DEINKORN_BENCH_NUMKONG_VERSION=7.8.6
           "-DEINKORN_BENCH_PYTHON_LIBRARY=$python_library")
 fi
-peers+=("-DEINKORN_BENCH_OPENBLAS_DEBIAN_LIBRARY=$(found "/usr/lib/x86_64-linux-gnu/openblas-openmp/libopenblas.so.0")")
 cmake -G Ninja -S . -B "$root/cmake" -DCMAKE_BUILD_TYPE=Release -DEINKORN_BUILD_BENCH=ON -DEINKORN_BUILD_TESTS=OFF \
       "${peers[@]}" --log-level=WARNING
 targets=(einkorn_bench)
