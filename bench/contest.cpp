@@ -52,7 +52,7 @@ void contest::add(std::string name, std::function<void()> call) {
 
 void contest::measure() {
   constexpr double block = 200e-6;                         // the shortest time that is measured at once
-  const int most = 151, least = settings().quick ? 5 : 9;  // rounds
+  const int most = 101, least = settings().quick ? 5 : 7;  // rounds
   wait_for_cores();
   double fastest = 1e30, all = 0;
   std::vector<double> once;
@@ -71,7 +71,7 @@ void contest::measure() {
   const double budget = settings().seconds * static_cast<double>(contestants_.size());
   const int rounds = std::clamp(static_cast<int>(budget / all), least, most);
   for (std::size_t i = 0; i < contestants_.size(); ++i)
-    contestants_[i].rounds = once[i] > 4 * fastest ? 3 : rounds;
+    contestants_[i].rounds = once[i] > 10 * fastest ? 1 : once[i] > 4 * fastest ? 3 : rounds;
 
   for (int round = 0; round < rounds; ++round) {
     for (std::size_t k = 0; k < contestants_.size(); ++k) {

@@ -34,7 +34,7 @@ class contest {
     std::string name;
     std::function<void()> call;
     int calls = 1;      // of one round: enough for the clock
-    int rounds = 0;     // a hopelessly slow one gets three
+    int rounds = 0;     // a hopelessly slow one gets few
     bool warm = false;  // an untimed call before each round's
     std::vector<double> seconds;
   };

@@ -97,7 +97,7 @@ measure() {
   grep -h 'computes another thing' "$results/$name.log" || true
 }
 rm -f "$results"/*.json
-seconds=0.25
+seconds=0.15
 [ ${#quick[@]} -gt 0 ] && seconds=0.04
 highest=$("$bench" --peers=none --benchmark_filter=^none 2>&1 | sed -n 's/^einkorn_isa: //p')
 if wants gemm; then
