@@ -28,6 +28,28 @@ struct gemm_args {
   void* scratch_context = nullptr;
 };
 
+/// The operands of one call, where those of gemm_args are a plan's.
+struct gemm_pointers {
+  const void* a;
+  const void* b;
+  void* c;
+};
+
+/// Scratch memory up to this size is taken from the stack.
+inline constexpr index gemm_small_scratch = 8192;
+
+/// A checked call with everything decided: made by gemm_prepare of a level, run by that level.
+struct gemm_prepared {
+  void (*run)(const gemm_prepared&, const gemm_args&, const gemm_pointers&, void* memory) = nullptr;
+  index scratch_bytes = 0;  // memory may be null up to gemm_small_scratch
+  alignas(8) unsigned char blocking[192] = {};
+};
+
+struct gemm_prepare_args {
+  const gemm_args* g;
+  gemm_prepared* out;
+};
+
 struct gemm_pack_args {
   any_matrix b;
   dtype a_type = dtype::f32;

@@ -1,12 +1,9 @@
 /// The blocked GEMM driver, templated on a micro-kernel.
 ///
-/// C is cut into tasks of rows x columns. For each block of depth, a task takes A as rows of k-groups (in
-/// place where A lies in memory like that, else copied, converted, transposed into its scratch memory) and B
-/// as panels of nr columns, and calls the micro-kernel for mr x nr tiles of C:
-///
-///   shared B   (many row blocks): all panels are packed first, in parallel: [depth block][panel][group][nr]
-///   private B  (all rows in one task): each panel is packed where it is used, and is in L1 then
-///   packed B   (pack()): as shared, done once by the caller
+/// C is cut into tasks of rows x columns (gemm_blocking.hpp). A task finishes mr rows of C after mr rows: for
+/// each block of depth it takes those rows of A (in place, or copied, converted, transposed: 14 rows are in
+/// L1 or L2 then) past all its panels of B, nr columns each, and calls the micro-kernel for one tile of C
+/// after another. B is streamed from where it is, L2 or L3, which costs no more than 5 bytes a cycle.
 ///
 /// The depth blocks depend on the depth only; rows, columns and tasks may depend on caches and threads, since
 /// every element is summed in the same order wherever its tile begins: block by block, from zero in each.
@@ -17,6 +14,7 @@
 ///   k_group, k_step       elements that B interleaves per column (4 bytes); depth of packed operands is
 ///                         rounded up to k_step with zeros
 ///   flips_s8              A of s8 comes with 128 added, and panels of B end with nr compensations
+///   a_panels, converts    it honours a_step, and narrow, of gemm_tile_args
 ///   session               constructed in every worker before its first tile (tile configuration)
 ///   run(rows, cols, t)    acc(rows, cols) [+]= A B, see gemm_tile_args; rows <= mr, cols <= nr; may write
 ///                         up to the next multiple of `lanes` columns
@@ -29,9 +27,9 @@
 #include "gemm_avx2.hpp"
 #include "gemm_avx512.hpp"
 #include "gemm_baseline.hpp"
+#include "gemm_blocking.hpp"
 #include "gemm_epilogue.hpp"
 #include "gemm_pack.hpp"
-#include "gemm_plan.hpp"
 #include "parallel.hpp"
 
 EINKORN_BEGIN_LEVEL
@@ -41,155 +39,166 @@ class gemm_driver {
  public:
   using accumulator = typename Kernel::accumulator;
 
-  explicit gemm_driver(const detail::gemm_args& args)
-      : g(args), plan(args), exec(plan.workers > 1 ? args.exec : serial_executor()) {}
+  gemm_driver(const detail::gemm_args& args, const gemm_blocking<Kernel>& blocking,
+              const detail::gemm_pointers& pointers)
+      : g(args), cut(blocking), data(pointers) {}
 
-  void run() {
-    char* const memory = static_cast<char*>(
-        g.scratch(g.scratch_context, plan.shared_bytes + plan.workers * plan.worker_bytes));
-    if (memory == nullptr) return;
-    char* const workers = memory + plan.shared_bytes;
-    if (plan.b_mode != gemm_b::shared) {
-      run_tasks(workers, 0, g.batch, 0, g.c.cols, static_cast<const char*>(g.packed));
+  /// memory: scratch_bytes() of the blocking.
+  void run(char* memory) {
+    const executor exec = cut.workers > 1 ? g.exec : serial_executor();
+    char* const workers = memory + cut.shared_bytes;
+    if (cut.b != gemm_b::shared) {
+      run_tasks(exec, workers, 0, g.batch, 0, g.c.cols, static_cast<const char*>(g.packed));
       return;
     }
+    any_matrix b = g.b;
+    b.data = const_cast<void*>(data.b);
     for (index batch = 0; batch < g.batch; ++batch) {
-      for (index col = 0; col < g.c.cols; col += plan.chunk_cols) {
-        const index cols = std::min(plan.chunk_cols, g.c.cols - col);
-        gemm_pack_panels(g.b, batch * g.batch_b, plan, col, cols, memory, exec);
-        run_tasks(workers, batch, batch + 1, col, cols, memory);
+      for (index col = 0; col < g.c.cols; col += cut.chunk_cols) {
+        const index cols = std::min(cut.chunk_cols, g.c.cols - col);
+        gemm_pack_panels(b, batch * g.batch_b, cut, col, cols, memory, exec);
+        run_tasks(exec, workers, batch, batch + 1, col, cols, memory);
       }
     }
   }
 
  private:
   const detail::gemm_args& g;
-  const gemm_plan<Kernel> plan;
-  const executor exec;
-
-  /// Workers take tasks from a counter; each has scratch memory of its own.
-  void run_tasks(char* scratch, index batch0, index batch1, index col0, index cols, const char* panels) {
-    const index row_tasks = (g.c.rows + plan.task_rows - 1) / plan.task_rows;
-    const index col_tasks = (cols + plan.task_cols - 1) / plan.task_cols;
-    const index tasks = (batch1 - batch0) * row_tasks * col_tasks;
-    index next = 0;
-    parallel_for(exec, std::min(plan.workers, tasks), [&](index worker) {
-      [[maybe_unused]] const typename Kernel::session session;
-      for (;;) {
-        const index task = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
-        if (task >= tasks) return;
-        const index row = task / col_tasks % row_tasks * plan.task_rows;
-        const index col = task % col_tasks * plan.task_cols;
-        task_tile tile{batch0 + task / (row_tasks * col_tasks), row, std::min(plan.task_rows, g.c.rows - row),
-                       col0 + col, std::min(plan.task_cols, cols - col)};
-        multiply(tile, panels, col / Kernel::nr, plan.panel_count(cols),
-                 scratch + worker * plan.worker_bytes);
-      }
-    });
-  }
+  const gemm_blocking<Kernel>& cut;
+  const detail::gemm_pointers data;
 
   struct task_tile {
     index batch, row, rows, col, cols;
   };
 
-  /// One task. panels: packed B, or null; each depth block has panels_in_block, of which the task's first is
+  /// Workers take tasks from a counter; each has scratch memory of its own.
+  void run_tasks(const executor& exec, char* scratch, index batch0, index batch1, index col0, index cols,
+                 const char* panels) {
+    const index row_tasks = cut.task_rows >= g.c.rows ? 1 : (g.c.rows + cut.task_rows - 1) / cut.task_rows;
+    const index col_tasks = cut.task_cols >= cols ? 1 : (cols + cut.task_cols - 1) / cut.task_cols;
+    const index tasks = (batch1 - batch0) * row_tasks * col_tasks;
+    index next = 0;
+    parallel_for(exec, std::min(cut.workers, tasks), [&](index worker) {
+      [[maybe_unused]] const typename Kernel::session session;
+      for (;;) {
+        const index task = cut.workers == 1 ? next++ : __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
+        if (task >= tasks) return;
+        const index batch = task / (row_tasks * col_tasks), place = task - batch * row_tasks * col_tasks;
+        const index row = place / col_tasks * cut.task_rows, col = place % col_tasks * cut.task_cols;
+        const index end = std::min(col + cut.task_cols, cols);
+        for (index first = col; first < end; first += cut.own_cols)
+          multiply({batch0 + batch, row, std::min(cut.task_rows, g.c.rows - row), col0 + first,
+                    std::min(cut.own_cols, end - first)},
+                   panels, first / Kernel::nr, cut.panel_count(cols), scratch + worker * cut.worker_bytes);
+      }
+    });
+  }
+
+  /// panels: packed B, or null; each depth block has panels_in_block, of which the tile's first is
   /// first_panel.
   void multiply(const task_tile& tile, const char* panels, index first_panel, index panels_in_block,
                 char* scratch) {
     char* const packed_a = scratch;
-    char* const packed_b = packed_a + plan.a_bytes;
-    accumulator* const sums = reinterpret_cast<accumulator*>(packed_b + plan.b_bytes);
+    char* const packed_b = packed_a + cut.a_bytes;
+    accumulator* const sums = reinterpret_cast<accumulator*>(packed_b + cut.b_bytes);
     const bool compensate = Kernel::flips_s8 && g.a.type == dtype::s8;
-    index k = 0;
-    index block_offset = 0;  // in `panels`
-    for (index block = 0; block < plan.blocks; ++block) {
-      const index depth = std::min(plan.block_depth, g.a.cols - k);
-      const bool first = block == 0, last = block + 1 == plan.blocks;
-      const char* a;
-      index a_stride;
-      if (plan.a_in_place) {
-        a = gemm_address(g.a, tile.batch * g.batch_a + tile.row * g.a.stride + k);
-        a_stride = g.a.stride * size_of(g.a.type);
-      } else {
-        gemm_pack_rows<Kernel>(g.a, tile.batch * g.batch_a, tile.row, tile.rows, k, depth, packed_a,
-                               plan.a_stride);
-        a = packed_a;
-        a_stride = plan.a_stride;
-      }
-      const index panel_bytes = plan.panel_bytes(block);
-      const index row_panels = (tile.rows + Kernel::mr - 1) / Kernel::mr;
-      const auto cols_of = [&](index panel) {
-        return std::min(static_cast<index>(Kernel::nr), tile.cols - panel * Kernel::nr);
-      };
-      const auto pack = [&](index panel, index cols) {
-        gemm_pack_columns<Kernel>(g.b, tile.batch * g.batch_b, tile.col + panel * Kernel::nr, cols, k, depth,
-                                  packed_b, panel_bytes);
-      };
-      gemm_tile_args<accumulator> t;
-      t.groups = plan.groups(block);
-      t.a_stride = a_stride;
-      const auto point_at_b = [&](const char* b) {
-        t.b = b;
-        t.b_stride = Kernel::nr * 4;
-        t.initial =
-            compensate ? reinterpret_cast<const accumulator*>(b + t.groups * Kernel::nr * 4) : nullptr;
-      };
-      const auto multiply_panels = [&](index panel, index row_panel) {
-        const index row = row_panel * Kernel::mr, col = panel * Kernel::nr, cols = cols_of(panel);
-        const index rows = std::min(static_cast<index>(Kernel::mr), tile.rows - row);
-        t.a = a + row * a_stride;
-        if (plan.direct && cols % Kernel::lanes == 0) {
-          t.acc = static_cast<accumulator*>(g.c.data) + tile.batch * g.batch_c +
-                  (tile.row + row) * g.c.stride + tile.col + col;
-          t.acc_stride = g.c.stride;
-          t.accumulate = !first || g.e.beta != 0;
-          Kernel::run(static_cast<int>(rows), static_cast<int>(cols), t);
-          return;
-        }
-        t.acc = sums + (plan.blocks > 1 ? (panel * row_panels + row_panel) * Kernel::mr * Kernel::nr : 0);
-        t.acc_stride = Kernel::nr;
-        t.accumulate = !first;
-        Kernel::run(static_cast<int>(rows), static_cast<int>(cols), t);
-        if (last)
-          gemm_finish_tile(g, tile.batch, tile.row + row, rows, tile.col + col, cols, t.acc, t.acc_stride);
-      };
-      const index col_panels = plan.panel_count(tile.cols);
-      const char* const ready =
-          panels != nullptr ? panels + block_offset + first_panel * panel_bytes : nullptr;
-      if (plan.rows_outside) {
-        if (ready == nullptr) pack(0, tile.cols);
-        for (index row_panel = 0; row_panel < row_panels; ++row_panel) {
+    const index col_panels = cut.panel_count(tile.cols);
+    any_matrix a_matrix = g.a, b_matrix = g.b;
+    a_matrix.data = const_cast<void*>(data.a);
+    b_matrix.data = const_cast<void*>(data.b);
+
+    gemm_tile_args<accumulator> t;
+    t.a_step = cut.a_step;
+    t.a_stride = cut.a_stride;
+    for (index block = 0; block < cut.blocks; ++block) {
+      const index k = block * cut.block_depth, depth = std::min(cut.block_depth, g.a.cols - k);
+      const index panel_bytes = cut.panel_bytes(block);
+      const char* const ready = panels == nullptr ? nullptr
+                                                  : panels + block * cut.panel_bytes(0) * panels_in_block +
+                                                        first_panel * panel_bytes;
+      t.groups = cut.groups(block);
+      for (index pass = 0; pass < tile.rows; pass += cut.pass_rows) {
+        const index pass_end = std::min(pass + cut.pass_rows, tile.rows);
+        if (cut.a == gemm_a::panels)
+          gemm_pack_row_panels<Kernel>(a_matrix, tile.batch * g.batch_a, tile.row + pass, pass_end - pass, k,
+                                       depth, packed_a, cut.a_step);
+        else if (cut.a == gemm_a::rows)
+          gemm_pack_rows<Kernel>(a_matrix, tile.batch * g.batch_a, tile.row + pass, pass_end - pass, k, depth,
+                                 packed_a, cut.a_stride);
+        for (index row = pass; row < pass_end; row += Kernel::mr) {
+          const index rows = std::min(static_cast<index>(Kernel::mr), pass_end - row);
+          if (cut.a == gemm_a::in_place)
+            t.a = gemm_address(a_matrix, tile.batch * g.batch_a + (tile.row + row) * g.a.stride + k);
+          else
+            t.a = packed_a + (row - pass) / Kernel::mr * (cut.a_step * t.groups);
+          // A is read few times, from memory: each tile fetches a share of its next rows.
+          const bool fetches = cut.prefetches_a && row + Kernel::mr < tile.rows;
+          const index share = fetches ? Kernel::mr * cut.a_stride / col_panels : 0;
+          t.next_step = fetches ? std::max<index>(1, share / t.groups) : 0;
           for (index panel = 0; panel < col_panels; ++panel) {
-            if (plan.a_in_place && col_panels <= 8 && row_panel + 1 < row_panels) {
-              // A is read few times, from memory: fetch a share of its next rows (7 % with 2 panels).
-              const index next = (row_panel + 1) * Kernel::mr;
-              const index rows = std::min(static_cast<index>(Kernel::mr), tile.rows - next);
-              for (index r = rows * panel / col_panels; r < rows * (panel + 1) / col_panels; ++r)
-                for (index byte = 0; byte < t.groups * 4; byte += 64)
-                  __builtin_prefetch(a + (next + r) * a_stride + byte, 0, 2);
+            const index col = panel * Kernel::nr;
+            const index cols = std::min(static_cast<index>(Kernel::nr), tile.cols - col);
+            t.b_stride = Kernel::nr * 4;
+            if (ready != nullptr) {
+              t.b = ready + panel * panel_bytes;
+            } else if (cut.b == gemm_b::in_place && cols % Kernel::lanes == 0) {
+              t.b = gemm_address(b_matrix, tile.batch * g.batch_b + k * g.b.stride + tile.col + col);
+              t.b_stride = g.b.stride * size_of(g.b.type);
+            } else {
+              const bool keeps = cut.b == gemm_b::own && tile.rows > Kernel::mr;
+              char* const own = packed_b + (keeps ? panel * panel_bytes : 0);
+              if (row == 0 || !keeps)
+                gemm_pack_columns<Kernel>(b_matrix, tile.batch * g.batch_b, tile.col + col, cols, k, depth,
+                                          own, panel_bytes);
+              t.b = own;
             }
-            point_at_b((ready != nullptr ? ready : packed_b) + panel * panel_bytes);
-            multiply_panels(panel, row_panel);
+            t.initial =
+                compensate ? reinterpret_cast<const accumulator*>(t.b + t.groups * Kernel::nr * 4) : nullptr;
+            t.next = fetches ? t.a + Kernel::mr * cut.a_stride + panel * share : t.b;
+            run_tile(tile, row, rows, col, cols, block, t,
+                     sums + (cut.sums_stay ? row * col_panels * Kernel::nr + col * Kernel::mr : 0));
           }
-        }
-      } else {
-        for (index panel = 0; panel < col_panels; ++panel) {
-          if (ready != nullptr) {
-            point_at_b(ready + panel * panel_bytes);
-          } else if (plan.b_in_place && cols_of(panel) % Kernel::lanes == 0) {
-            point_at_b(
-                gemm_address(g.b, tile.batch * g.batch_b + k * g.b.stride + tile.col + panel * Kernel::nr));
-            t.b_stride = g.b.stride * size_of(g.b.type);
-          } else {
-            pack(panel, cols_of(panel));
-            point_at_b(packed_b);
-          }
-          for (index row_panel = 0; row_panel < row_panels; ++row_panel) multiply_panels(panel, row_panel);
         }
       }
-      block_offset += panels_in_block * panel_bytes;
-      k += depth;
     }
+  }
+
+  /// One tile: multiplied, and finished if this is the last block of depth.
+  void run_tile(const task_tile& tile, index row, index rows, index col, index cols, index block,
+                gemm_tile_args<accumulator>& t, accumulator* sums) {
+    const bool first = block == 0, last = block + 1 == cut.blocks;
+    const bool whole = cols % Kernel::lanes == 0;
+    const index c_offset = tile.batch * g.batch_c + (tile.row + row) * g.c.stride + tile.col + col;
+    char* const c = static_cast<char*>(data.c) + c_offset * size_of(g.c.type);
+    if (t.groups >= 16) {  // C is needed a whole tile later: 1 to 4 % where it is not near
+      const index pitch = g.c.stride * size_of(g.c.type), bytes = cols * size_of(g.c.type);
+      for (index r = 0; r < rows; ++r) {
+        __builtin_prefetch(c + r * pitch, 1);
+        __builtin_prefetch(c + r * pitch + bytes - 1, 1);
+      }
+    }
+    t.narrow = nullptr;
+    if (whole && cut.direct) {
+      t.acc = reinterpret_cast<accumulator*>(c);
+      t.acc_stride = g.c.stride;
+      t.accumulate = !first || g.e.beta != 0;
+      Kernel::run(static_cast<int>(rows), static_cast<int>(cols), t);
+      return;
+    }
+    if (whole && cut.converts) {
+      t.narrow = c;
+      t.narrow_type = g.c.type;
+      t.acc_stride = g.c.stride;
+      t.accumulate = false;
+      Kernel::run(static_cast<int>(rows), static_cast<int>(cols), t);
+      return;
+    }
+    t.acc = sums;
+    t.acc_stride = Kernel::nr;
+    t.accumulate = !first;
+    Kernel::run(static_cast<int>(rows), static_cast<int>(cols), t);
+    if (last)
+      gemm_finish_tile(g, data.c, tile.batch, tile.row + row, rows, tile.col + col, cols, sums, Kernel::nr);
   }
 };
 
@@ -213,16 +222,40 @@ inline void gemm_with_kernel(dtype a, [[maybe_unused]] dtype b, [[maybe_unused]]
 
 inline void gemm(const detail::gemm_args& g) {
   if (g.batch == 0 || g.c.rows == 0 || g.c.cols == 0) return;
-  gemm_with_kernel(g.a.type, g.b.type, g, [&](auto kernel) { gemm_driver<decltype(kernel)>(g).run(); });
+  gemm_with_kernel(g.a.type, g.b.type, g, [&](auto kernel) {
+    const gemm_blocking<decltype(kernel)> blocking(g);
+    const index bytes = blocking.scratch_bytes();
+    alignas(64) char small[detail::gemm_small_scratch];
+    char* const memory =
+        bytes <= detail::gemm_small_scratch ? small : static_cast<char*>(g.scratch(g.scratch_context, bytes));
+    if (memory == nullptr) return;
+    gemm_driver<decltype(kernel)>(g, blocking, {g.a.data, g.b.data, g.c.data}).run(memory);
+  });
+}
+
+/// What gemm_plan keeps: the blocking, and the function that goes on from there.
+inline void gemm_prepare(const detail::gemm_prepare_args& p) {
+  gemm_with_kernel(p.g->a.type, p.g->b.type, *p.g, [&](auto kernel) {
+    using blocking = gemm_blocking<decltype(kernel)>;
+    static_assert(sizeof(blocking) <= sizeof p.out->blocking && std::is_trivially_copyable_v<blocking>);
+    const blocking* const made = new (p.out->blocking) blocking(*p.g);
+    p.out->scratch_bytes = made->scratch_bytes();
+    p.out->run = [](const detail::gemm_prepared& prepared, const detail::gemm_args& g,
+                    const detail::gemm_pointers& pointers, void* memory) {
+      alignas(64) char small[detail::gemm_small_scratch];
+      gemm_driver<decltype(kernel)>(g, *reinterpret_cast<const blocking*>(prepared.blocking), pointers)
+          .run(memory != nullptr ? static_cast<char*>(memory) : small);
+    };
+  });
 }
 
 inline void gemm_pack(const detail::gemm_pack_args& g) {
   gemm_with_kernel(g.a_type, g.b.type, g, [&](auto kernel) {
     using kernel_type = decltype(kernel);
-    gemm_plan<kernel_type> plan;
-    plan.set_depth(g.b.rows);
-    *g.bytes = plan.packed_bytes(g.b.cols);
-    if (g.out != nullptr) gemm_pack_panels(g.b, 0, plan, 0, g.b.cols, static_cast<char*>(g.out), g.exec);
+    gemm_blocking<kernel_type> blocking;
+    blocking.set_depth(g.b.rows);
+    *g.bytes = blocking.packed_bytes(g.b.cols);
+    if (g.out != nullptr) gemm_pack_panels(g.b, 0, blocking, 0, g.b.cols, static_cast<char*>(g.out), g.exec);
   });
 }
 

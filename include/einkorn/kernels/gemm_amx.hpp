@@ -22,7 +22,7 @@ struct gemm_amx_kernel {
   using args = gemm_tile_args<accumulator>;
   static constexpr int mr = 32, nr = 32, lanes = 16;
   static constexpr int k_group = 4 / static_cast<int>(sizeof(element)), k_step = k_group;
-  static constexpr bool flips_s8 = false;
+  static constexpr bool flips_s8 = false, a_panels = false, converts = false;
   static constexpr int half = 16, block = 16;  // rows or columns of a tile; k-groups of a step
 
   /// Tiles for `rows` of C and `groups` of depth.

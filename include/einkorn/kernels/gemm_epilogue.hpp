@@ -81,14 +81,14 @@ inline void gemm_finish_vector(const epilogue& e, dtype c_type, vf v, char* c, i
 }
 
 template <bool Plain>
-inline void gemm_finish_rows(const detail::gemm_args& g, index batch, index row0, index rows, index col0,
-                             index cols, const float* acc, index acc_stride) {
+inline void gemm_finish_rows(const detail::gemm_args& g, void* c_data, index batch, index row0, index rows,
+                             index col0, index cols, const float* acc, index acc_stride) {
   const epilogue& e = g.e;
   const index c_size = size_of(g.c.type), pre_size = size_of(e.preactivation.type);
   const index residual_size = size_of(e.residual.type);
   for (index r = 0; r < rows; ++r, acc += acc_stride) {
     const index row = row0 + r;
-    char* const c = static_cast<char*>(g.c.data) + (batch * g.batch_c + row * g.c.stride + col0) * c_size;
+    char* const c = static_cast<char*>(c_data) + (batch * g.batch_c + row * g.c.stride + col0) * c_size;
     char* pre = nullptr;
     const char* residual = nullptr;
     if (!Plain && e.preactivation.data != nullptr)
@@ -109,22 +109,22 @@ inline void gemm_finish_rows(const detail::gemm_args& g, index batch, index row0
 }
 
 /// C(row0.., col0..) = epilogue(acc): acc is a tile whose rows can be read up to a whole vector.
-inline void gemm_finish_tile(const detail::gemm_args& g, index batch, index row0, index rows, index col0,
-                             index cols, const float* acc, index acc_stride) {
+inline void gemm_finish_tile(const detail::gemm_args& g, void* c_data, index batch, index row0, index rows,
+                             index col0, index cols, const float* acc, index acc_stride) {
   const epilogue& e = g.e;
   const bool plain = e.alpha == 1 && e.beta == 0 && e.bias == nullptr && e.act == activation::none &&
                      e.preactivation.data == nullptr && e.residual.data == nullptr;
   if (plain)
-    gemm_finish_rows<true>(g, batch, row0, rows, col0, cols, acc, acc_stride);
+    gemm_finish_rows<true>(g, c_data, batch, row0, rows, col0, cols, acc, acc_stride);
   else
-    gemm_finish_rows<false>(g, batch, row0, rows, col0, cols, acc, acc_stride);
+    gemm_finish_rows<false>(g, c_data, batch, row0, rows, col0, cols, acc, acc_stride);
 }
 
 /// i32: C = acc, or C += acc, modulo 2^32.
-inline void gemm_finish_tile(const detail::gemm_args& g, index batch, index row0, index rows, index col0,
-                             index cols, const std::int32_t* acc, index acc_stride) {
+inline void gemm_finish_tile(const detail::gemm_args& g, void* c_data, index batch, index row0, index rows,
+                             index col0, index cols, const std::int32_t* acc, index acc_stride) {
   for (index r = 0; r < rows; ++r, acc += acc_stride) {
-    auto* const c = static_cast<std::int32_t*>(g.c.data) + batch * g.batch_c + (row0 + r) * g.c.stride + col0;
+    auto* const c = static_cast<std::int32_t*>(c_data) + batch * g.batch_c + (row0 + r) * g.c.stride + col0;
     for (index col = 0; col < cols; ++col) {
       const auto before = static_cast<std::uint32_t>(g.e.beta != 0 ? c[col] : 0);
       c[col] = static_cast<std::int32_t>(before + static_cast<std::uint32_t>(acc[col]));

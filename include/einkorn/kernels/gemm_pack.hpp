@@ -23,35 +23,24 @@ template <class Element, bool Along, class Source>
                                               index w0, vf (&out)[vf_size]) {
   constexpr int n = vf_size, group = 4 / static_cast<int>(sizeof(Element));
   if (s.k_contiguous) {
-    const index lines = width < n ? width : n;
+    const index lines = depth <= 0 ? 0 : width < n ? width : n;
+    const bool whole = depth >= n * group;
     for (int j = 0; j < n; ++j) {
-      if (j >= lines || depth <= 0) {
-        out[j] = broadcast(0.0f);
-      } else if (depth >= n * group) {
-        out[j] = words_along_k<Element>(s.data + (w0 + j) * s.stride + k0);
-      } else {
-        Source staged[n * group] = {};
-        __builtin_memcpy(staged, s.data + (w0 + j) * s.stride + k0,
-                         static_cast<std::size_t>(depth) * sizeof(Source));
-        out[j] = words_along_k<Element>(staged);
-      }
+      const Source* const from = s.data + (w0 + j) * s.stride + k0;
+      out[j] = j >= lines ? broadcast(0.0f)
+               : whole    ? words_along_k<Element>(from)
+                          : words_along_k_first<Element>(from, depth);
     }
     if constexpr (!Along) transpose_words(out);
   } else {
     for (int i = 0; i < n; ++i) {
       const index left = depth - i * group;
       const Source* const from = s.data + (k0 + i * group) * s.stride + w0;
-      if (left <= 0) {
-        out[i] = broadcast(0.0f);
-      } else if (left >= group && width >= n) {
-        out[i] = words_across<Element>(from, s.stride);
-      } else {
-        Source staged[group][n] = {};
-        for (index k = 0; k < (left < group ? left : group); ++k)
-          __builtin_memcpy(staged[k], from + k * s.stride,
-                           static_cast<std::size_t>(width < n ? width : n) * sizeof(Source));
-        out[i] = words_across<Element>(&staged[0][0], n);
-      }
+      out[i] = left <= 0 ? broadcast(0.0f)
+               : left >= group && width >= n
+                   ? words_across<Element>(from, s.stride)
+                   : words_across_first<Element>(from, s.stride, left < group ? left : group,
+                                                 width < n ? width : n);
     }
     if constexpr (Along) transpose_words(out);
   }
@@ -144,21 +133,48 @@ inline void gemm_pack_b(const gemm_slice<Source>& s, char* out, index panel_byte
 #endif
 }
 
+#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+/// 128 added to each byte: what turns s8 into u8 for vpdpbusd.
+inline vf flip_bytes(vf words) {
+  return _mm512_castsi512_ps(
+      _mm512_xor_si512(_mm512_castps_si512(words), _mm512_set1_epi8(static_cast<char>(0x80))));
+}
+#endif
+
 /// A block: width rows of depth elements (rounded up to k_step with zeros), `stride` bytes apart. Each row
 /// has room for whole vectors. flip: 128 is added to each byte.
 template <class Kernel, class Source>
 inline void gemm_pack_a(const gemm_slice<Source>& s, char* out, index stride, [[maybe_unused]] bool flip) {
+  using element = typename Kernel::element;
   constexpr int n = vf_size;
+  if (s.k_contiguous) {  // one row after another: the hardware prefetcher follows
+    constexpr index run = n * Kernel::k_group;
+    for (index row = 0; row < s.width; ++row) {
+      const Source* const from = s.data + row * s.stride;
+      float* const to = reinterpret_cast<float*>(out + row * stride);
+      for (index k = 0; k < s.depth; k += run) {
+        const index left = s.depth - k;
+        vf words =
+            left >= run ? words_along_k<element>(from + k) : words_along_k_first<element>(from + k, left);
+#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+        if constexpr (sizeof(Source) == 1)
+          if (flip) words = flip_bytes(words);
+#endif
+        store(to + k / Kernel::k_group, words);
+      }
+    }
+    return;
+  }
   const index groups = (s.depth + Kernel::k_group - 1) / Kernel::k_group;
   gemm_each_block(s.k_contiguous, groups, s.width, [&](index g, index w) {
     vf block[n];
-    gemm_words<typename Kernel::element, true>(s, g, w, block);
+    gemm_words<element, true>(s, g, w, block);
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
     if constexpr (sizeof(Source) == 1) {
-      const __m512i change = _mm512_set1_epi8(static_cast<char>(flip ? 0x80 : 0));
-      EINKORN_UNROLL
-      for (int j = 0; j < n; ++j)
-        block[j] = _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(block[j]), change));
+      if (flip) {
+        EINKORN_UNROLL
+        for (int j = 0; j < n; ++j) block[j] = flip_bytes(block[j]);
+      }
     }
 #endif
     char* const to = out + w * stride + g * 4;
@@ -169,6 +185,35 @@ inline void gemm_pack_a(const gemm_slice<Source>& s, char* out, index stride, [[
       for (index j = 0; j < s.width - w; ++j) store(reinterpret_cast<float*>(to + j * stride), block[j]);
     }
   });
+}
+
+/// Panels of A from a slice that is not k_contiguous: mr rows beside each other, `step` bytes for each
+/// k-group. No transposition: a row of memory is a row of the panels. The slice may be wider than `rows`.
+template <class Kernel, class Source>
+inline void gemm_pack_a_panels(const gemm_slice<Source>& s, index rows, char* out, index step,
+                               [[maybe_unused]] bool flip) {
+  using element = typename Kernel::element;
+  constexpr int n = vf_size, group = Kernel::k_group;
+  const index panel_bytes = (s.depth + group - 1) / group * step;
+  for (index k = 0; k < s.depth; k += group, out += step) {
+    const Source* const from = s.data + k * s.stride;
+    const index left = s.depth - k;
+    char* to = out;
+    for (index row = 0; row < rows; row += Kernel::mr, to += panel_bytes) {
+      for (index w = 0; w < step / 4 && row + w < s.width; w += n) {
+        const index width = s.width - row - w;
+        vf words = left >= group && width >= n
+                       ? words_across<element>(from + row + w, s.stride)
+                       : words_across_first<element>(from + row + w, s.stride, left < group ? left : group,
+                                                     width < n ? width : n);
+#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+        if constexpr (sizeof(Source) == 1)
+          if (flip) words = flip_bytes(words);
+#endif
+        store(reinterpret_cast<float*>(to) + w, words);
+      }
+    }
+  }
 }
 
 /// body(slice) with `depth` k of `width` columns of B (rows of A if `is_a`) from (k0, w0).
@@ -205,6 +250,16 @@ inline void gemm_pack_rows(const any_matrix& a, index offset, index row, index r
                            char* out, index stride) {
   gemm_with_slice<Kernel>(a, true, offset, k, depth, row, rows, [&](const auto& slice) {
     gemm_pack_a<Kernel>(slice, out, stride, Kernel::flips_s8 && a.type == dtype::s8);
+  });
+}
+
+/// A is transposed. More rows than `rows` may be read, where A has them.
+template <class Kernel>
+inline void gemm_pack_row_panels(const any_matrix& a, index offset, index row, index rows, index k,
+                                 index depth, char* out, index step) {
+  const index width = a.rows - row < rows + vf_size ? a.rows - row : rows + vf_size;
+  gemm_with_slice<Kernel>(a, true, offset, k, depth, row, width, [&](const auto& slice) {
+    gemm_pack_a_panels<Kernel>(slice, rows, out, step, Kernel::flips_s8 && a.type == dtype::s8);
   });
 }
 

@@ -16,7 +16,7 @@
 
 EINKORN_BEGIN_LEVEL
 
-/// What a micro-kernel is given; strides of A and B in bytes, of acc in elements.
+/// What a micro-kernel is given; strides of A and B in bytes, of acc (or narrow) in elements.
 template <class Accumulator>
 struct gemm_tile_args {
   index groups;                // k-groups
@@ -28,6 +28,12 @@ struct gemm_tile_args {
   Accumulator* acc;
   index acc_stride;
   bool accumulate;  // acc += the product, else acc = the product
+  // What only the kernels on vector registers do:
+  const char* next = nullptr;  // memory to fetch towards L2 meanwhile, from here on
+  index next_step = 0;         // so many bytes a k-group; 0: nothing
+  index a_step = 4;            // from k-group to k-group of A
+  void* narrow = nullptr;      // not null: the product goes here as narrow_type (bf16 or fp16), not to acc
+  dtype narrow_type = dtype::bf16;
 };
 
 /// Address of row r: three pointers and the multiples 1, 2, 3, 4 of the stride reach 15 rows.
@@ -59,6 +65,16 @@ struct gemm_tile {
     }
   }
 
+  template <class Narrow>
+  [[gnu::always_inline]] static void store_narrow(const vector (&acc)[Rows][Vectors], Narrow* to,
+                                                  index stride) {
+    EINKORN_UNROLL
+    for (int r = 0; r < Rows; ++r) {
+      EINKORN_UNROLL
+      for (int v = 0; v < Vectors; ++v) store(to + r * stride + v * Instruction::lanes, vf(acc[r][v]));
+    }
+  }
+
   static void run(const gemm_tile_args<accumulator>& t) {
     vector acc[Rows][Vectors];
     EINKORN_UNROLL
@@ -68,21 +84,34 @@ struct gemm_tile {
         acc[r][v] = t.initial != nullptr ? Instruction::load(t.initial + v * Instruction::lanes)
                                          : Instruction::zero();
     }
-    const index stride = t.a_stride, b_stride = t.b_stride;
+    const index stride = t.a_stride, a_step = t.a_step, b_stride = t.b_stride;
     index stride3 = 3 * stride;
     __asm__("" : "+r"(stride3));  // a register of its own, not an addition a step
+    const char* next = t.next != nullptr ? t.next : t.b;
+    const index next_step = t.next_step;
     const char *a0 = t.a, *a1 = a0 + 5 * stride, *a2 = a0 + 10 * stride, *b = t.b;
     for (index g = t.groups; g > 0; --g) {
-      // B comes from L2, and the hardware prefetcher starts late in a panel: 16 steps ahead gives 1 to 5 %.
-      for (int v = 0; v < Vectors; ++v) __builtin_prefetch(b + 16 * b_stride + v * 4 * Instruction::lanes);
+      // B comes from L2, and the hardware prefetcher starts late in a panel: 8 steps ahead gives 1 to 5 %.
+      for (int v = 0; v < Vectors; ++v) __builtin_prefetch(b + 8 * b_stride + v * 4 * Instruction::lanes);
+      __builtin_prefetch(next, 0, 2);
+      next += next_step;
       group b_groups[Vectors];
       for (int v = 0; v < Vectors; ++v)
         b_groups[v] = Instruction::load_groups(b + v * 4 * Instruction::lanes);
       rows_from<0>(acc, b_groups, a0, a1, a2, stride, stride3);
-      a0 += 4;
-      a1 += 4;
-      a2 += 4;
+      a0 += a_step;
+      a1 += a_step;
+      a2 += a_step;
       b += b_stride;
+    }
+    if constexpr (std::is_same_v<accumulator, float>) {
+      if (t.narrow != nullptr) {
+        if (t.narrow_type == dtype::bf16)
+          store_narrow(acc, static_cast<bf16*>(t.narrow), t.acc_stride);
+        else
+          store_narrow(acc, static_cast<fp16*>(t.narrow), t.acc_stride);
+        return;
+      }
     }
     EINKORN_UNROLL
     for (int r = 0; r < Rows; ++r) {
@@ -103,7 +132,8 @@ struct gemm_vector_kernel {
   using accumulator = typename Instruction::accumulator;
   static constexpr int mr = Rows, nr = 2 * Instruction::lanes, lanes = Instruction::lanes;
   static constexpr int k_group = 4 / static_cast<int>(sizeof(element)), k_step = k_group;
-  static constexpr bool flips_s8 = Instruction::flips_s8;
+  static constexpr bool flips_s8 = Instruction::flips_s8, a_panels = true;
+  static constexpr bool converts = std::is_same_v<accumulator, float>;
   struct session {};  // nothing to set up
 
   using run_function = void (*)(const gemm_tile_args<accumulator>&);

@@ -31,6 +31,23 @@ inline vf words_along_k(const Source* p) {
   }
 }
 
+/// The same from the first `count` elements, zeros in place of the others. Reads nothing beyond them.
+template <class Element, class Source>
+inline vf words_along_k_first(const Source* p, index count) {
+#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+  if constexpr (sizeof(Source) == 1)
+    return _mm512_castsi512_ps(_mm512_maskz_loadu_epi8((__mmask64{1} << count) - 1, p));
+  else if constexpr (sizeof(Element) == 2)
+    return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16((__mmask32{1} << count) - 1, p));
+  else
+    return load_first(p, count);
+#else
+  Source staged[vf_size * 4 / sizeof(Element)] = {};
+  __builtin_memcpy(staged, p, static_cast<std::size_t>(count) * sizeof(Source));
+  return words_along_k<Element>(staged);
+#endif
+}
+
 // ---- words_across: vf_size words, each from the same column of k_group rows
 
 /// vf_size bytes or 16-bit elements, zero-extended (i16 of s8: sign-extended) to 32 bits.
@@ -81,6 +98,36 @@ inline vf words_across(const Source* p, index stride) {
     return _mm_castsi128_ps(_mm_or_si128(low, _mm_slli_epi32(x1, 16)));
 #endif
   }
+}
+
+/// The same where only `rows` of the k_group rows and `width` of the vf_size columns exist; zeros elsewhere.
+template <class Element, class Source>
+inline vf words_across_first(const Source* p, index stride, index rows, index width) {
+  constexpr int group = 4 / static_cast<int>(sizeof(Element));
+#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+  const auto lanes = static_cast<__mmask16>((1u << width) - 1u);
+  if constexpr (group == 1) {
+    return width < vf_size ? load_first(p, width) : load(p);
+  } else {
+    __m512i words = _mm512_setzero_si512();
+    for (index k = 0; k < rows; ++k) {
+      __m512i row;
+      if constexpr (sizeof(Source) == 2)
+        row = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, p + k * stride));
+      else
+        row = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes, p + k * stride));
+      words = _mm512_or_si512(
+          words, _mm512_sll_epi32(
+                     row, _mm_cvtsi32_si128(static_cast<int>(k) * 8 * static_cast<int>(sizeof(Source)))));
+    }
+    return _mm512_castsi512_ps(words);
+  }
+#else
+  Source staged[group][vf_size] = {};
+  for (index k = 0; k < rows; ++k)
+    __builtin_memcpy(staged[k], p + k * stride, static_cast<std::size_t>(width) * sizeof(Source));
+  return words_across<Element>(&staged[0][0], vf_size);
+#endif
 }
 
 // ---- vf_size x vf_size words, rows to columns, in registers

@@ -1,0 +1,187 @@
+/// How a GEMM is cut: depth blocks, tasks, and where each operand is read from.
+#pragma once
+
+#include <algorithm>
+
+#include "../detail/gemm_args.hpp"
+#include "gemm_pack.hpp"
+#include "parallel.hpp"
+
+EINKORN_BEGIN_LEVEL
+
+enum class gemm_b {
+  packed,   // panels that pack() made
+  shared,   // panels that all threads make first
+  own,      // panels that a task makes for itself, where it first uses them
+  in_place  // rows of B as they lie, where the micro-kernel can read them
+};
+enum class gemm_a {
+  in_place,  // rows of k-groups as they lie
+  rows,      // copied, converted or transposed to such rows
+  panels     // groups of mr rows beside each other: what a transposed A gives without a transposition
+};
+
+/// Whether A of this type is what the micro-kernel reads.
+template <class Kernel>
+constexpr bool gemm_reads(dtype a) {
+  using element = typename Kernel::element;
+  if constexpr (std::is_same_v<element, std::int16_t>)
+    return false;
+  else if constexpr (std::is_same_v<element, std::int8_t>)
+    return a == dtype::u8 || !Kernel::flips_s8;
+  else
+    return a == dtype_of<element>;
+}
+
+template <class Kernel>
+struct gemm_blocking {
+  static constexpr index mr = Kernel::mr, nr = Kernel::nr;
+
+  index depth = 0, blocks = 1, block_depth = 0;
+  index task_rows = 0, task_cols = 0, chunk_cols = 0, own_cols = 0, workers = 1;
+  index pass_rows = 0;  // of A, packed together
+  gemm_b b = gemm_b::packed;
+  gemm_a a = gemm_a::in_place;
+  bool direct = false;     // the micro-kernel writes C itself, in f32 or i32
+  bool converts = false;   // the same, rounded to the type of C
+  bool sums_stay = false;  // in scratch memory from block to block, where C itself cannot hold them
+  bool prefetches_a = false;
+  index a_stride = 0, a_step = 4, a_bytes = 0, b_bytes = 0, worker_bytes = 0, shared_bytes = 0;
+
+  gemm_blocking() = default;
+  explicit gemm_blocking(const detail::gemm_args& g) {
+    set_depth(g.a.cols);
+    set_results(g);
+    set_tasks(g);
+    set_memory(g);
+  }
+
+  /// Blocks of equal depth, at most 1024 k-groups: what C costs at the end of a tile (Zen 4: about 500 cycles
+  /// where it is not in L2) is paid once a block; at 1536 a row of tiles of A no longer stays near. A
+  /// function of the depth alone: it fixes the order of summation.
+  void set_depth(index k) {
+    constexpr index most = 1024 * Kernel::k_group, unit = 16 * Kernel::k_group;
+    depth = k;
+    const index wanted = k <= most ? 1 : (k + most - 1) / most;
+    block_depth =
+        wanted == 1 ? round_up(std::max<index>(1, k), unit) : round_up((k + wanted - 1) / wanted, unit);
+    blocks = k <= block_depth ? 1 : (k + block_depth - 1) / block_depth;
+  }
+
+  /// k-groups of a packed depth block, padding included.
+  index groups(index block) const {
+    return round_up(std::min(block_depth, depth - block * block_depth), Kernel::k_step) / Kernel::k_group;
+  }
+  index panel_bytes(index block) const { return groups(block) * nr * 4 + (Kernel::flips_s8 ? nr * 4 : 0); }
+  static index panel_count(index cols) { return (cols + nr - 1) / nr; }
+  index packed_bytes(index cols) const {
+    return panel_count(cols) * ((blocks - 1) * panel_bytes(0) + panel_bytes(blocks - 1));
+  }
+  index scratch_bytes() const { return shared_bytes + workers * worker_bytes; }
+  static constexpr index round_up(index value, index unit) { return (value + unit - 1) / unit * unit; }
+
+ private:
+  void set_results(const detail::gemm_args& g) {
+    const epilogue& e = g.e;
+    const bool plain = e.alpha == 1 && e.bias == nullptr && e.act == activation::none &&
+                       e.preactivation.data == nullptr && e.residual.data == nullptr;
+    direct = g.c.type == dtype::i32 || (g.c.type == dtype::f32 && plain && (e.beta == 0 || e.beta == 1));
+    sums_stay = blocks > 1 && (!direct || g.c.cols % Kernel::lanes != 0);
+    converts = Kernel::converts && g.c.type != dtype::f32 && plain && e.beta == 0 && blocks == 1;
+  }
+
+  /// At this stride all rows of A fall into one set of L1 (4608 x 768 x 3072 of f32 loses a quarter).
+  static bool rows_collide(const any_matrix& a) {
+    return a.rows > 4 && a.stride * size_of(a.type) % 4096 == 0;
+  }
+
+  void set_tasks(const detail::gemm_args& g) {
+    const index rows = g.c.rows, cols = g.c.cols, one_panel = panel_bytes(0);
+    const bool reads_a = gemm_reads<Kernel>(g.a.type);
+    a = g.a.transposed && Kernel::a_panels                                               ? gemm_a::panels
+        : g.a.transposed || !reads_a || depth % Kernel::k_step != 0 || rows_collide(g.a) ? gemm_a::rows
+                                                                                         : gemm_a::in_place;
+    // Panels that a task packs for itself stay in its L2, and A passes by once for each such run of columns.
+    const index near_panels = std::max<index>(1, g.machine.l2 / 2 / one_panel);
+    const index most_rows = std::max(mr, g.machine.l2 / 4 / std::max<index>(groups(0) * 4, 64) / mr * mr);
+    // A that stays in L2, or a B that does as a whole.
+    const bool near = rows <= most_rows || (panel_count(cols) <= near_panels && g.batch > 1);
+    const bool worth_threads =
+        static_cast<double>(rows) * static_cast<double>(cols) * static_cast<double>(depth * g.batch) >= 1e6;
+    workers = g.exec.run != nullptr && worth_threads ? std::max(g.exec.threads, 1) : 1;
+    if (g.packed != nullptr) {
+      b = gemm_b::packed;
+    } else if (!g.b.transposed && std::is_same_v<typename Kernel::element, float> && g.b.type == dtype::f32 &&
+               (rows <= 2 * mr || cols * depth * 4 <= g.machine.l1)) {
+      b = gemm_b::in_place;
+    } else {
+      b = near ? gemm_b::own : gemm_b::shared;
+    }
+    chunk_cols = round_up(cols, nr);
+    if (b == gemm_b::shared)
+      chunk_cols = std::min(chunk_cols, std::max<index>(1, (16 << 20) / packed_bytes(nr)) * nr);
+    task_cols = chunk_cols;
+    task_rows = rows;
+    const index batches = b == gemm_b::shared ? 1 : g.batch;
+    if (b == gemm_b::packed || b == gemm_b::shared) {
+      // All rows of a task read all its panels of a block, from L3 where L2 does not hold them.
+      const index most_bytes = std::max(g.machine.l2 / 2, g.machine.l3 / 8);
+      task_cols = std::min(task_cols, std::max<index>(1, most_bytes / one_panel) * nr);
+      index wanted = workers > 1 ? (4 * workers + batches - 1) / batches : 1;
+      if (sums_stay) wanted = std::max(wanted, rows * task_cols * 4 / (most_bytes / 2) + 1);
+      const index row_tasks = std::min((rows + mr - 1) / mr, wanted);
+      task_rows = row_tasks <= 1 ? rows : round_up((rows + row_tasks - 1) / row_tasks, mr);
+    }
+    const index tasks = batches * ((rows + task_rows - 1) / std::max<index>(task_rows, 1)) *
+                        ((chunk_cols + task_cols - 1) / std::max<index>(task_cols, 1));
+    if (workers > 1 && tasks < 4 * workers) {
+      const index parts = std::min(panel_count(task_cols), (4 * workers + tasks - 1) / tasks);
+      task_cols = round_up((task_cols + parts - 1) / parts, nr);
+    }
+    own_cols = b == gemm_b::own ? std::min(task_cols, near_panels * nr) : task_cols;
+    // A transposed A is read 64 bytes a page with one row of tiles; several read whole runs of its rows.
+    pass_rows = std::min(a == gemm_a::panels ? 8 * mr : mr, round_up(task_rows, mr));
+  }
+
+  void set_memory(const detail::gemm_args& g) {
+    if (a == gemm_a::panels) {
+      a_step = round_up(mr, vf_size) * 4;
+      a_stride = 4;
+      a_bytes = pass_rows / mr * groups(0) * a_step;
+    } else if (a == gemm_a::rows) {
+      // Whole vectors, and an odd number of cache lines, so that neighbouring rows fall into different sets.
+      a_stride = round_up(groups(0) * 4, 64);
+      if (a_stride / 64 % 2 == 0) a_stride += 64;
+      a_bytes = std::min(mr, g.c.rows) * a_stride;
+    } else {
+      a_stride = g.a.stride * size_of(g.a.type);
+    }
+    const bool packs = b == gemm_b::own || (b == gemm_b::in_place && g.c.cols % Kernel::lanes != 0);
+    const index panels = b == gemm_b::own && g.c.rows > mr ? panel_count(own_cols) : 1;
+    b_bytes = packs ? round_up(panels * panel_bytes(0), 64) : 0;
+    const bool whole = (direct || converts) && g.c.cols % Kernel::lanes == 0;
+    const index tiles = sums_stay ? panel_count(own_cols) * ((task_rows + mr - 1) / mr) : whole ? 0 : 1;
+    worker_bytes = round_up(a_bytes, 64) + b_bytes + tiles * mr * nr * 4;
+    a_bytes = round_up(a_bytes, 64);
+    shared_bytes = b == gemm_b::shared ? round_up(packed_bytes(chunk_cols), 64) : 0;
+    prefetches_a = a == gemm_a::in_place && blocks == 1 && panel_count(own_cols) <= 8 &&
+                   a_stride == depth * size_of(g.a.type);
+  }
+};
+
+/// Panels of columns [col, col + cols) of B, all depth blocks: [block][panel]. Eight panels are a task.
+template <class Kernel>
+inline void gemm_pack_panels(const any_matrix& b, index offset, const gemm_blocking<Kernel>& blocking,
+                             index col, index cols, char* out, const executor& exec) {
+  const index panels = blocking.panel_count(cols), parts = (panels + 7) / 8;
+  parallel_for(exec, blocking.blocks * parts, [&](index task) {
+    const index block = task / parts, panel = task % parts * 8, k = block * blocking.block_depth;
+    gemm_pack_columns<Kernel>(
+        b, offset, col + panel * Kernel::nr, std::min<index>(8 * Kernel::nr, cols - panel * Kernel::nr), k,
+        std::min(blocking.block_depth, blocking.depth - k),
+        out + block * panels * blocking.panel_bytes(0) + panel * blocking.panel_bytes(block),
+        blocking.panel_bytes(block));
+  });
+}
+
+EINKORN_END_LEVEL
