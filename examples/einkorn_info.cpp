@@ -4,11 +4,11 @@
 
 int main() {
   try {
-    const einkorn::cpu_probe& probe = einkorn::detail::state().probe;
+    const std::string cpu = einkorn::cpu_name();
     const einkorn::cache_sizes caches = einkorn::caches();
     const einkorn::isa level = einkorn::active_isa();
     std::printf("einkorn %s\n", EINKORN_VERSION_STRING);
-    std::printf("cpu      %s\n", probe.brand.empty() ? "unknown" : probe.brand.c_str());
+    std::printf("cpu      %s\n", cpu.empty() ? "unknown" : cpu.c_str());
     std::printf("caches   L1d %lld KiB, L2 %lld KiB, L3 %lld KiB\n", static_cast<long long>(caches.l1 >> 10),
                 static_cast<long long>(caches.l2 >> 10), static_cast<long long>(caches.l3 >> 10));
     std::printf("threads  %d\n\n", einkorn::default_executor().threads);

@@ -56,7 +56,6 @@ struct fixture {
       REQUIRE(values.size() == p.count);
       std::ranges::copy(values, p.value.begin());
     }
-    table.write_narrow();
   }
 };
 
@@ -120,8 +119,6 @@ struct adamw_run {
                          .grad = p.gradient.data(),
                          .m = p.m.data(),
                          .v = p.v.data(),
-                         .narrow = p.narrow.empty() ? nullptr : p.narrow.data(),
-                         .narrow_type = table.narrow_type(),
                          .n = static_cast<einkorn::index>(p.count),
                          .decay = p.decay});
     }

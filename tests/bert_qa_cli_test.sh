@@ -57,7 +57,15 @@ for file in eval_results.json eval_predictions.json eval_nbest_predictions.json 
             checkpoint-1/trainer_state.json checkpoint-1/config.json; do
   [ -s "$work/out/$file" ] || fail "no $file was written"
 done
-checks=$((checks + 2))
+rm -rf "$work/out"
+"$program" "${model[@]}" "${common[@]}" --validation_file "$work/train.json" --do_eval --num_train_epochs 2 \
+  --per_device_train_batch_size 1 --save_steps 1 --fp16 --gradient_checkpointing --group_by_length --int8 \
+  --pad_to_max_length false >"$work/stdout" 2>"$work/stderr" || fail "fp16 and int8 ended with $?: $(cat "$work/stderr")"
+grep -q '"loss_scale":' "$work/stdout" || fail "no loss scale in the summary"
+grep -q '"eval_dtype":"int8"' "$work/stdout" || fail "the summary does not say that int8 was evaluated"
+grep -q '^memory after the first step' "$work/stdout" "$work/stderr" || fail "no plan of the memory"
+grep -aq 'scaler.scale' "$work/out/checkpoint-1/training_state.safetensors" || fail "no loss scale in the checkpoint"
+checks=$((checks + 3))
 
 # Files
 refuses "nowhere.json" -- "${model[@]}" --train_file "$work/nowhere.json" --do_train "${window[@]}" \

@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <einkorn/testing/amx_emulator.hpp>
 #include <limits>
 #include <numeric>
 #include <set>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -66,6 +68,15 @@ struct setup {
     table.initialise(3);
   }
 };
+
+std::vector<float> values_of(const parameter_table& table) {
+  std::vector<float> values;
+  for (const parameter& p : table.all()) values.insert(values.end(), p.value.begin(), p.value.end());
+  return values;
+}
+
+/// amx among the levels, emulated where the CPU has no tiles.
+using testing_levels = einkorn::testing::amx_emulator;
 
 struct thread_count {
   explicit thread_count(const einkorn::executor& exec) : before(einkorn::default_executor()) {
@@ -142,9 +153,9 @@ TEST_CASE("with dropout: the gradient along random directions equals the differe
   }
 }
 
-TEST_CASE("the same bits after three steps for 1, 2, 3 and 7 threads, in f32 and bf16") {
+TEST_CASE("the same bits after three steps for 1, 2, 3 and 7 threads, in every type") {
   const auto data = make_data(30);
-  for (const dtype type : {dtype::f32, dtype::bf16}) {
+  for (const dtype type : {dtype::f32, dtype::bf16, dtype::fp16}) {
     std::vector<float> expected;
     test::with_thread_counts([&](const einkorn::executor& executor) {
       const thread_count used(executor);
@@ -211,7 +222,7 @@ TEST_CASE("the state is complete: a second trainer that takes it over continues 
     for (const parameter& p : s.table.all()) weights.insert(weights.end(), p.value.begin(), p.value.end());
     return weights;
   };
-  for (const dtype type : {dtype::f32, dtype::bf16}) {
+  for (const dtype type : {dtype::f32, dtype::bf16, dtype::fp16}) {
     setup a(0.1, type);
     training_options options = small_options();
     options.epochs = 3;
@@ -269,10 +280,10 @@ TEST_CASE("after the first step of the largest batch nothing is allocated") {
   einkorn::set_allocator(usual);
 }
 
-TEST_CASE("a small model learns, in f32 and bf16") {
+TEST_CASE("a small model learns, in every type") {
   if (test::quick()) return;
   const auto data = make_data(60);
-  for (const dtype type : {dtype::f32, dtype::bf16}) {
+  for (const dtype type : {dtype::f32, dtype::bf16, dtype::fp16}) {
     setup s(0, type);
     training_options options = small_options();
     options.epochs = 12;
@@ -309,6 +320,213 @@ TEST_CASE("a step whose gradients are not finite changes nothing but the positio
   CHECK(!good.skipped);
   CHECK(good.learning_rate == bad.learning_rate);  // the schedule did not advance
   CHECK(good.step == 3);
+}
+
+TEST_CASE("gradient checkpointing: the same bits, in every type, whatever the padding, with micro-batches") {
+  const auto data = make_data(30);
+  for (const dtype type : {dtype::f32, dtype::bf16, dtype::fp16}) {
+    for (const padding pad : {padding::longest, padding::none}) {
+      std::vector<float> expected;
+      double expected_loss = 0;
+      for (const bool checkpointing : {false, true}) {
+        bert_config config = tiny_config(0.1);
+        config.num_hidden_layers = 5;
+        parameter_table table(config, type);
+        table.initialise(3);
+        const auto model = make_bert(config, table, {.gradient_checkpointing = checkpointing});
+        training_options options = small_options();
+        options.pad = pad;
+        options.accumulation = 2;
+        trainer training(config, table, *model, data, options);
+        double loss = 0;
+        for (int step = 0; step < 3; ++step) loss = training.step().loss;
+        const auto weights = values_of(table);
+        if (!checkpointing) {
+          expected = weights;
+          expected_loss = loss;
+        }
+        CHECK(loss == expected_loss);
+        CHECK(std::memcmp(expected.data(), weights.data(), weights.size() * sizeof(float)) == 0);
+      }
+    }
+  }
+}
+
+TEST_CASE("int8: logits near those of f32 at every level; such a model is not trained") {
+  const testing_levels levels;
+  const auto data = make_data(8);
+  batch_builder batch;
+  const std::vector<std::int32_t> all = {0, 1, 2, 3, 4, 5, 6, 7};
+  batch.build(data, all, 0, padding::none, 0, 0);
+  test::on_each_level([&](einkorn::isa) {
+    for (const dtype type : {dtype::f32, dtype::bf16, dtype::fp16}) {
+      setup s(0.1, type);
+      const auto wide = s.model->forward(batch.tokens(), nullptr);
+      const std::vector<float> exact(wide.data, wide.data + wide.rows * 2);
+      s.model->use_int8();
+      const auto bytes = s.model->forward(batch.tokens(), nullptr);
+      const std::vector<float> got(bytes.data, bytes.data + bytes.rows * 2);
+      const double error = distance(exact, got) / norm(exact);
+      CHECK(!(error > 0.05));
+      CHECK(error > 1e-4);  // bytes, not the other path
+      const dropout_key key{1, 1};
+      CHECK_THROWS_AS(s.model->forward(batch.tokens(), &key), std::logic_error);
+    }
+  });
+}
+
+TEST_CASE("without padding: the loss and the gradients of the padded batch with its padding masked") {
+  // over_padding false is padded logits at minus infinity: softmax over the real tokens. The dropout masks
+  // are keyed by the place in the sample, so they are the same with dropout on.
+  const auto data = make_data(9);
+  const std::vector<std::int32_t> all = {0, 1, 2, 3, 4, 5, 6, 7, 8};
+  for (const double p : {0.0, 0.2}) {
+    setup padded(p), packed(p);
+    batch_builder wide, narrow;
+    wide.build(data, all, 4, padding::max_length, 30, 0);
+    narrow.build(data, all, 4, padding::none, 0, 0);
+    CHECK(wide.tokens().rows() > narrow.tokens().rows());
+    const dropout_key key{5, 9};
+    span_labels labels = wide.labels();
+    labels.start_divisor = labels.end_divisor = 9;
+    padded.table.clear_gradients();
+    packed.table.clear_gradients();
+    padded.model->forward(wide.tokens(), &key);
+    const double loss = padded.model->loss(labels, false);
+    packed.model->forward(narrow.tokens(), &key);
+    CHECK(packed.model->loss(labels, true) == doctest::Approx(loss).epsilon(1e-6));
+    padded.model->backward();
+    packed.model->backward();
+    CHECK(distance(padded.table.gradients(), packed.table.gradients()) <=
+          1e-5 * norm(packed.table.gradients()));
+  }
+}
+
+TEST_CASE("the plan of memory names all that is allocated, and checkpointing takes less") {
+  static einkorn::allocator usual;
+  static std::int64_t held;
+  held = 0;
+  usual = einkorn::set_allocator({nullptr,
+                                  [](void*, einkorn::index bytes) {
+                                    held += bytes;
+                                    return usual.allocate(usual.context, bytes);
+                                  },
+                                  [](void*, void* memory, einkorn::index bytes) {
+                                    held -= bytes;
+                                    usual.release(usual.context, memory, bytes);
+                                  }});
+  const auto total = [](const std::vector<memory_use>& uses) {
+    std::int64_t sum = 0;
+    for (const memory_use& use : uses) sum += static_cast<std::int64_t>(use.bytes);
+    return sum;
+  };
+  std::int64_t needed[2];
+  for (const bool checkpointing : {false, true}) {
+    const thread_count used(einkorn::serial_executor());
+    bert_config config = tiny_config(0.1);
+    config.num_hidden_layers = 6;
+    config.hidden_size = 96;
+    config.intermediate_size = 384;
+    const auto data = make_data(40);
+    const std::int64_t before = held;
+    parameter_table table(config, dtype::bf16);
+    table.initialise(3);
+    const auto model = make_bert(config, table, {.gradient_checkpointing = checkpointing});
+    trainer training(config, table, *model, data, small_options());
+    training.step();
+    // What the library keeps as scratch memory of the thread is beside the plan.
+    CHECK(held - before >= total(table.memory()) + total(model->memory()));
+    CHECK(static_cast<double>(held - before) <=
+          1.1 * static_cast<double>(total(table.memory()) + total(model->memory())) + 1e6);
+    needed[checkpointing] = 0;
+    for (const memory_use& use : model->memory())
+      if (use.purpose.starts_with("activations"))
+        needed[checkpointing] += static_cast<std::int64_t>(use.bytes);
+  }
+  CHECK(needed[1] > 0);
+  CHECK(needed[1] < needed[0] / 2);
+  einkorn::set_allocator(usual);
+}
+
+TEST_CASE("batches by length: a permutation whose batches are alike, another one every epoch") {
+  const auto data = make_data(103);
+  const auto order = permutation_by_length(data, 6, 42, 0);
+  CHECK(order == permutation_by_length(data, 6, 42, 0));
+  CHECK(order != permutation_by_length(data, 6, 42, 1));
+  CHECK(order != permutation_by_length(data, 6, 43, 0));
+  auto sorted = order;
+  std::ranges::sort(sorted);
+  for (std::int32_t i = 0; i < 103; ++i) CHECK(sorted[static_cast<std::size_t>(i)] == i);
+  const auto padding_of = [&](const std::vector<std::int32_t>& numbers) {
+    std::int64_t rows = 0;
+    for (std::size_t first = 0; first < numbers.size(); first += 6) {
+      const std::size_t end = std::min(numbers.size(), first + 6);
+      std::int32_t longest = 0;
+      for (std::size_t i = first; i < end; ++i)
+        longest = std::max(longest, data[static_cast<std::size_t>(numbers[i])].size());
+      for (std::size_t i = first; i < end; ++i)
+        rows += longest - data[static_cast<std::size_t>(numbers[i])].size();
+    }
+    return rows;
+  };
+  CHECK(padding_of(order) < padding_of(permutation(103, 42, 0)) / 3);
+  // Not sorted as a whole: the lengths of neighbouring batches rise as often as they fall, about.
+  int rising = 0;
+  for (std::size_t first = 6; first + 6 <= order.size(); first += 6)
+    rising += data[static_cast<std::size_t>(order[first])].size() >
+              data[static_cast<std::size_t>(order[first - 6])].size();
+  CHECK(rising >= 3);
+
+  setup s(0.1);
+  training_options options = small_options();
+  options.group_by_length = true;
+  trainer training(s.config, s.table, *s.model, data, options);
+  std::int64_t samples = 0;
+  while (!training.finished()) samples += training.step().samples;
+  CHECK(samples == 206);
+}
+
+TEST_CASE("fp16: gradients are those of f32 whatever the loss scale; overflows halve it and change nothing") {
+  const auto data = make_data(20);
+  training_options options = small_options();
+  setup wide(0.1);
+  trainer exact(wide.config, wide.table, *wide.model, data, options);
+  const step_report expected = exact.gradients();
+
+  setup s(0.1, dtype::fp16);
+  trainer training(s.config, s.table, *s.model, data, options);
+  step_report report = training.gradients();
+  CHECK(report.loss_scale == 65536);
+  CHECK(report.loss == doctest::Approx(expected.loss).epsilon(2e-3));
+  std::vector<float> unscaled(s.table.gradients().begin(), s.table.gradients().end());
+  for (float& g : unscaled) g /= 65536.0f;
+  CHECK(distance(unscaled, wide.table.gradients()) <= 0.01 * norm(wide.table.gradients()));
+  training.update(report);
+  CHECK(!report.skipped);
+  CHECK(report.gradient_norm == doctest::Approx(norm(unscaled)).epsilon(1e-6));
+
+  // A scale at which fp16 overflows: it falls, step by step, until the gradients are finite again.
+  setup high(0.1, dtype::fp16);
+  options.loss_scale = {.initial = 0x1p24f, .growth_interval = 2};
+  options.epochs = 10;
+  trainer falling(high.config, high.table, *high.model, data, options);
+  const auto weights_of = [&] {
+    std::vector<float> weights;
+    for (const parameter& p : high.table.all()) weights.insert(weights.end(), p.value.begin(), p.value.end());
+    return weights;
+  };
+  const auto before = weights_of();
+  std::int64_t skipped = 0;
+  for (step_report r = falling.step(); r.skipped; r = falling.step()) {
+    ++skipped;
+    CHECK(weights_of() == before);
+    CHECK(falling.loss_scale() == 0x1p24 / static_cast<double>(std::int64_t{1} << skipped));
+    CHECK(r.learning_rate == doctest::Approx(1e-2));
+    REQUIRE(skipped < 20);
+  }
+  CHECK(skipped > 0);
+  CHECK(falling.skipped_steps() == skipped);
+  CHECK(weights_of() != before);
 }
 
 TEST_CASE("the epoch's order is a permutation, another one every epoch") {

@@ -3,15 +3,16 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <stdexcept>
 
 #include "input_error.hpp"
+#include "linear_weight.hpp"
 
 namespace bert_qa {
 namespace {
 
 using einkorn::any_matrix;
 using einkorn::matrix_view;
-using einkorn::packed_matrix;
 using einkorn::transpose;
 
 // Letters in the comments: R rows (tokens) of the batch, H hidden, I intermediate, A heads.
@@ -23,14 +24,13 @@ struct layer_parameters {
   const parameter *up_weight, *up_bias, *down_weight, *down_bias, *output_gamma, *output_beta;
 };
 
-/// A layer's weights as GEMM operands: forward multiplies by the transpose (stored out x in), backward by
-/// the weight itself.
-struct packed_layer {
-  packed_matrix qkv, attention_output, up, down;
-  packed_matrix qkv_back, attention_output_back, up_back, down_back;
+/// A layer's weights as GEMM operands.
+struct layer_weights {
+  linear_weight qkv, attention_output, up, down;
 };
 
-/// What backward needs of a layer. T is the type of GEMM operands.
+/// What backward needs of a layer; with gradient checkpointing all layers share one set, but for their
+/// inputs. T is the type of GEMM operands.
 template <class T>
 struct layer_activations {
   matrix_view<T> input;              // R x H: what query, key and value are made of
@@ -40,8 +40,7 @@ struct layer_activations {
   matrix_view<float> attention_sum;  // R x H: residual + dropout(attention output), before normalisation
   std::span<float> attention_mean, attention_rstd;
   matrix_view<T> middle;  // R x H: normalised; what the feed-forward part is made of
-  matrix_view<T> pre;     // R x I: before GELU
-  matrix_view<T> act;     // R x I: after it
+  matrix_view<T> pre;     // R x I: before GELU, which backward computes again
   matrix_view<float> output_sum;
   std::span<float> output_mean, output_rstd;
 };
@@ -67,15 +66,15 @@ class bert_model final : public bert {
   static constexpr einkorn::dtype type = einkorn::dtype_of<T>;
 
  public:
-  bert_model(const bert_config& config, parameter_table& parameters)
+  bert_model(const bert_config& config, parameter_table& parameters, const bert_options& options)
       : config_(config),
-        parameters_(parameters),
+        options_(options),
         H(config.hidden_size),
         I(config.intermediate_size),
         A(config.num_attention_heads),
         scale_(1 / std::sqrt(static_cast<float>(config.head_size()))),
         eps_(static_cast<float>(config.layer_norm_eps)) {
-    const auto find = [&](const std::string& name) { return &parameters_.at(name); };
+    const auto find = [&](const std::string& name) { return &parameters.at(name); };
     for (index layer = 0; layer < config.num_hidden_layers; ++layer) {
       const std::string p = "bert.encoder.layer." + std::to_string(layer) + ".";
       layers_.push_back({.qkv_weight = find(p + "attention.self.query.weight"),
@@ -99,8 +98,13 @@ class bert_model final : public bert {
     embedding_beta_ = find(e + "LayerNorm.bias");
     head_weight_ = find("qa_outputs.weight");
     head_bias_ = find("qa_outputs.bias");
-    packed_.resize(layers_.size());
+    for (const layer_parameters& p : layers_)
+      weights_.push_back({.qkv = {*p.qkv_weight, 3 * H, H},
+                          .attention_output = {*p.attention_output_weight, H, H},
+                          .up = {*p.up_weight, I, H},
+                          .down = {*p.down_weight, H, I}});
     acts_.resize(layers_.size());
+    layer_input_.resize(layers_.size());
   }
 
   void reserve(index rows, index sequences, index longest, bool training) override {
@@ -109,12 +113,28 @@ class bert_model final : public bert {
     if (count.used() > memory_.size()) {
       memory_ = memory_block();  // the old goes before the new comes
       memory_ = memory_block(count.used());
+      plan_ = count.plan();
     }
   }
 
   void weights_changed() override { forward_packed_ = backward_packed_ = false; }
 
+  void use_int8() override {
+    int8_ = true;
+    weights_changed();
+  }
+
+  std::vector<memory_use> memory() const override {
+    std::size_t packed = 0;
+    for (const layer_weights& w : weights_)
+      for (const linear_weight* each : {&w.qkv, &w.attention_output, &w.up, &w.down}) packed += each->bytes();
+    std::vector<memory_use> uses = {{"weights packed for the matrix products", packed}};
+    uses.insert(uses.end(), plan_.begin(), plan_.end());
+    return uses;
+  }
+
   matrix_view<const float> forward(const token_batch& batch, const dropout_key* training) override {
+    if (int8_ && training != nullptr) throw std::logic_error("a model that multiplies bytes is not trained");
     batch_ = batch;
     key_ = training != nullptr ? *training : dropout_key{};
     dropout_on_ = training != nullptr;
@@ -129,7 +149,7 @@ class bert_model final : public bert {
     lay_out(take, rows, static_cast<index>(batch.sequences.size()), longest, dropout_on_);
 
     stopwatch watch(times);
-    pack_forward();
+    pack(dropout_on_);
     watch.lap(phase::pack_weights);
 
     // x = dropout(LN(word + position + type)): R x H
@@ -139,7 +159,7 @@ class bert_model final : public bert {
                        {.narrow = {}, .mean = embedding_mean_, .rstd = embedding_rstd_});
     const auto spec = hidden_dropout(-1, dropout_site::embedding);
     if (spec.p > 0) einkorn::dropout(stream_in(0), stream_in(0), spec);
-    if constexpr (narrow) einkorn::convert(stream_, acts_[0].input);
+    if constexpr (narrow) einkorn::convert(stream_in(0), acts_[0].input);
     watch.lap(phase::embedding);
 
     for (std::size_t l = 0; l < layers_.size(); ++l) forward_layer(l, watch);
@@ -170,7 +190,8 @@ class bert_model final : public bert {
     double total = 0;
     for (index side = 0; side < 2; ++side) {
       const auto first = static_cast<std::size_t>(side * n), count = static_cast<std::size_t>(n);
-      const double divisor = 2 * std::max(1.0, side == 0 ? labels.start_divisor : labels.end_divisor);
+      const double divisor =
+          2 * std::max(1.0, side == 0 ? labels.start_divisor : labels.end_divisor) / labels.gradient_scale;
       total +=
           einkorn::cross_entropy(rows_of_logits_.rows_from(side * n, n),
                                  std::span<const std::int32_t>(targets_).subspan(first, count),
@@ -185,12 +206,12 @@ class bert_model final : public bert {
         for (index t = 0; t < s.rows; ++t) dlogits_(s.first_row + t, side) = rows_of_logits_(side * n + i, t);
     }
     watch.lap(phase::head_and_loss);
-    return total;
+    return total / labels.gradient_scale;
   }
 
   void backward(const gradient_ready& ready) override {
     stopwatch watch(times);
-    pack_backward();
+    pack(true);
     watch.lap(phase::pack_weights);
     std::size_t group = 0;
     const auto finished = [&] {
@@ -206,6 +227,12 @@ class bert_model final : public bert {
     finished();
 
     for (std::size_t l = layers_.size(); l-- > 0;) {
+      // The last layer's activations are still there.
+      if (checkpointed_ && l + 1 < layers_.size()) {
+        if constexpr (narrow) einkorn::convert(stream_in(l), acts_[l].input);
+        watch.lap(phase::layernorm);
+        forward_layer(l, watch);
+      }
       backward_feed_forward(l, watch);
       finished();
       backward_attention(l, watch);
@@ -231,11 +258,20 @@ class bert_model final : public bert {
 
   /// Cuts the memory for a batch of R rows. Without training one set of buffers serves all layers.
   void lay_out(carver& take, index R, index sequences, index longest, bool training) {
+    checkpointed_ = training && options_.gradient_checkpointing;
+    take.begin("shared buffers");
     embedding_sum_ = take.matrix<float>(R, H);
     embedding_mean_ = take.array<float>(R);
     embedding_rstd_ = take.array<float>(R);
-    stream_ = narrow ? take.matrix<float>(R, H) : matrix_view<float>();
     sub_ = take.matrix<T>(R, H);
+    act_ = take.matrix<T>(R, I);
+    if (narrow && !checkpointed_) stream_ = take.matrix<float>(R, H);
+    if (narrow && checkpointed_) middle_ = take.matrix<float>(R, H);
+    if (narrow) narrow_weight_ = take.matrix<T>(std::max(I, 3 * H), H);
+    bytes_ = int8_ ? take.matrix<std::uint8_t>(R, std::max(I, H)) : matrix_view<std::uint8_t>();
+    byte_scales_ = take.array<float>(int8_ ? R : 0);
+    byte_zeros_ = take.array<std::int32_t>(int8_ ? R : 0);
+    take.begin("logits and loss");
     logits_ = take.matrix<float>(R, 2);
     dlogits_ = take.matrix<float>(R, 2);
     rows_of_logits_ = take.matrix<float>(2 * sequences, longest);
@@ -243,35 +279,50 @@ class bert_model final : public bert {
     lengths_ = take.array<std::int32_t>(2 * sequences);
     for (std::size_t l = 0; l < acts_.size(); ++l) {
       layer_activations<T>& a = acts_[l];
-      if (l > 0 && !training) {
+      if (l > 0 && (!training || checkpointed_)) {
         a = acts_[0];
-        continue;
+      } else {
+        take.begin("activations: layers' inputs");
+        if (narrow || !checkpointed_) a.input = take.matrix<T>(R, H);
+        a.middle = take.matrix<T>(R, H);
+        take.begin("activations: attention");
+        a.qkv = take.matrix<T>(R, 3 * H);
+        a.context = take.matrix<T>(R, H);
+        a.lse = take.array<float>(A * R);
+        take.begin("activations: before GELU");
+        a.pre = training ? take.matrix<T>(R, I) : matrix_view<T>();
+        take.begin("activations: before normalisation");
+        a.attention_sum = take.matrix<float>(R, H);
+        a.attention_mean = take.array<float>(R);
+        a.attention_rstd = take.array<float>(R);
+        a.output_sum = take.matrix<float>(R, H);
+        a.output_mean = take.array<float>(R);
+        a.output_rstd = take.array<float>(R);
       }
-      a.input = take.matrix<T>(R, H);
-      a.qkv = take.matrix<T>(R, 3 * H);
-      a.context = take.matrix<T>(R, H);
-      a.lse = take.array<float>(A * R);
-      a.attention_sum = take.matrix<float>(R, H);
-      a.attention_mean = take.array<float>(R);
-      a.attention_rstd = take.array<float>(R);
-      a.middle = take.matrix<T>(R, H);
-      a.pre = training ? take.matrix<T>(R, I) : matrix_view<T>();
-      a.act = take.matrix<T>(R, I);
-      a.output_sum = take.matrix<float>(R, H);
-      a.output_mean = take.array<float>(R);
-      a.output_rstd = take.array<float>(R);
+      if (checkpointed_) {
+        take.begin("activations: layers' inputs");
+        layer_input_[l] = take.matrix<float>(R, H);
+        if constexpr (!narrow)
+          a.input = layer_input_[l];
+        else if (l > 0)  // two in turn: a layer that is computed again writes the next one's
+          a.input = l > 1 ? acts_[l - 2].input : take.matrix<T>(R, H);
+      }
     }
     // In evaluation the last layer writes where the first one read: all layers share their buffers.
+    take.begin("activations: layers' inputs");
     last_ = training ? take.matrix<T>(R, H) : acts_[0].input;
+    if (narrow && checkpointed_) last_stream_ = take.matrix<float>(R, H);
     if (!training) return;
+    take.begin("gradients of activations");
     dstream_ = take.matrix<float>(R, H);
     dsub_ = take.matrix<T>(R, H);
     dwide_ = take.matrix<T>(R, std::max(I, 3 * H));
   }
 
   /// The residual stream in f32 before and after a sublayer. With narrow operands it is one buffer, written
-  /// over; in f32 it is the operands themselves.
+  /// over, unless the inputs of the layers are kept; in f32 it is the operands themselves.
   matrix_view<float> stream_in(std::size_t l) const {
+    if (checkpointed_) return layer_input_[l];
     if constexpr (narrow)
       return stream_;
     else
@@ -279,16 +330,17 @@ class bert_model final : public bert {
   }
   matrix_view<float> stream_middle(std::size_t l) const {
     if constexpr (narrow)
-      return stream_;
+      return checkpointed_ ? middle_ : stream_;
     else
       return acts_[l].middle;
   }
   matrix_view<T> next_input(std::size_t l) const { return l + 1 < acts_.size() ? acts_[l + 1].input : last_; }
   matrix_view<float> stream_out(std::size_t l) const {
+    if (l + 1 < acts_.size()) return stream_in(l + 1);
     if constexpr (narrow)
-      return stream_;
+      return checkpointed_ ? last_stream_ : stream_;
     else
-      return next_input(l);
+      return last_;
   }
   matrix_view<float> last() const { return stream_out(acts_.size() - 1); }
   einkorn::layernorm_outputs outputs(const matrix_view<T>& operand, std::span<float> mean,
@@ -323,55 +375,48 @@ class bert_model final : public bert {
     return einkorn::activation::gelu;
   }
 
-  matrix_view<const T> weight(const parameter& p, index rows, index cols) const {
-    if constexpr (narrow)
-      return {reinterpret_cast<const T*>(p.narrow.data()), rows, cols};
-    else
-      return {p.value.data(), rows, cols};
-  }
   matrix_view<float> gradient(const parameter& p, index rows, index cols) const {
     return {p.gradient.data(), rows, cols};
   }
 
-  void pack_forward() {
-    if (std::exchange(forward_packed_, true)) return;
-    const auto& exec = einkorn::default_executor();
-    for (std::size_t l = 0; l < layers_.size(); ++l) {
-      const layer_parameters& p = layers_[l];
-      einkorn::pack_into(packed_[l].qkv, transpose(weight(*p.qkv_weight, 3 * H, H)), type, exec);
-      einkorn::pack_into(packed_[l].attention_output, transpose(weight(*p.attention_output_weight, H, H)),
-                         type, exec);
-      einkorn::pack_into(packed_[l].up, transpose(weight(*p.up_weight, I, H)), type, exec);
-      einkorn::pack_into(packed_[l].down, transpose(weight(*p.down_weight, H, I)), type, exec);
-    }
+  void pack(bool with_backward) {
+    if (with_backward ? backward_packed_ : forward_packed_) return;
+    forward_packed_ = true;
+    backward_packed_ = with_backward;
+    for (layer_weights& w : weights_)
+      for (linear_weight* each : {&w.qkv, &w.attention_output, &w.up, &w.down}) {
+        if (int8_)
+          each->quantize();
+        else
+          each->pack(type, with_backward, narrow_weight_.data);
+      }
   }
 
-  void pack_backward() {
-    if (std::exchange(backward_packed_, true)) return;
-    const auto& exec = einkorn::default_executor();
-    for (std::size_t l = 0; l < layers_.size(); ++l) {
-      const layer_parameters& p = layers_[l];
-      einkorn::pack_into(packed_[l].qkv_back, weight(*p.qkv_weight, 3 * H, H), type, exec);
-      einkorn::pack_into(packed_[l].attention_output_back, weight(*p.attention_output_weight, H, H), type,
-                         exec);
-      einkorn::pack_into(packed_[l].up_back, weight(*p.up_weight, I, H), type, exec);
-      einkorn::pack_into(packed_[l].down_back, weight(*p.down_weight, H, I), type, exec);
+  /// y = epilogue(x Wᵀ)
+  void linear(const matrix_view<T>& x, const linear_weight& w, const matrix_view<T>& y,
+              const einkorn::epilogue& e) {
+    if (!int8_) {
+      einkorn::gemm(x, w.forward(), y, e);
+      return;
     }
+    const einkorn::quantized_rows bytes{{bytes_.data, x.rows, x.cols}, byte_scales_, byte_zeros_};
+    einkorn::quantize_rows(x, bytes);
+    einkorn::gemm(bytes, w.int8(), y, e);
   }
 
   void forward_layer(std::size_t l, stopwatch& watch) {
     const layer_parameters& p = layers_[l];
+    const layer_weights& w = weights_[l];
     layer_activations<T>& a = acts_[l];
     const auto layer = static_cast<index>(l);
 
     // qkv = x Wᵀ + b: R x 3H
-    einkorn::gemm(a.input, packed_[l].qkv, a.qkv, {.bias = p.qkv_bias->value.data()});
+    linear(a.input, w.qkv, a.qkv, {.bias = p.qkv_bias->value.data()});
     watch.lap(phase::linear);
     einkorn::attention(a.qkv, batch_.sequences, a.context, a.lse, attention_options(layer));
     watch.lap(phase::attention);
     // y = LN(x + dropout(context Wᵀ + b)): R x H
-    einkorn::gemm(a.context, packed_[l].attention_output, sub_,
-                  {.bias = p.attention_output_bias->value.data()});
+    linear(a.context, w.attention_output, sub_, {.bias = p.attention_output_bias->value.data()});
     watch.lap(phase::linear);
     einkorn::dropout_residual_layernorm(sub_, stream_in(l), p.attention_gamma->value, p.attention_beta->value,
                                         eps_, hidden_dropout(layer, dropout_site::attention_output),
@@ -381,9 +426,9 @@ class bert_model final : public bert {
     // act = gelu(y Wᵀ + b): R x I
     einkorn::epilogue up{.bias = p.up_bias->value.data(), .act = activation()};
     if (a.pre.data != nullptr) up.preactivation = a.pre;
-    einkorn::gemm(a.middle, packed_[l].up, a.act, up);
+    linear(a.middle, w.up, act_, up);
     // z = LN(y + dropout(act Wᵀ + b)): R x H
-    einkorn::gemm(a.act, packed_[l].down, sub_, {.bias = p.down_bias->value.data()});
+    linear(act_, w.down, sub_, {.bias = p.down_bias->value.data()});
     watch.lap(phase::linear);
     einkorn::dropout_residual_layernorm(sub_, stream_middle(l), p.output_gamma->value, p.output_beta->value,
                                         eps_, hidden_dropout(layer, dropout_site::output), a.output_sum,
@@ -410,16 +455,19 @@ class bert_model final : public bert {
         hidden_dropout(layer, dropout_site::output), dsub_, dstream_, p.output_gamma->gradient,
         p.output_beta->gradient, {.dy_added = {}, .accumulate = true});
     watch.lap(phase::layernorm_backward);
-    einkorn::gemm(transpose(dsub_), a.act, gradient(*p.down_weight, H, I), {.beta = 1});
+    // From what backward kept, so that all layers round alike, recomputed or not.
+    einkorn::activate(a.pre, act_, activation());
+    watch.lap(phase::gelu_backward);
+    einkorn::gemm(transpose(dsub_), act_, gradient(*p.down_weight, H, I), {.beta = 1});
     einkorn::column_sum(dsub_, p.down_bias->gradient, true);
     watch.lap(phase::linear_dw);
-    einkorn::gemm(dsub_, packed_[l].down_back, dpre);  // R x I
+    einkorn::gemm(dsub_, weights_[l].down.backward(), dpre);  // R x I
     watch.lap(phase::linear_dx);
     einkorn::activate_backward(dpre, a.pre, dpre, activation(), p.up_bias->gradient);
     watch.lap(phase::gelu_backward);
     einkorn::gemm(transpose(dpre), a.middle, gradient(*p.up_weight, I, H), {.beta = 1});
     watch.lap(phase::linear_dw);
-    einkorn::gemm(dpre, packed_[l].up_back, dstream_, {.beta = 1});  // R x H
+    einkorn::gemm(dpre, weights_[l].up.backward(), dstream_, {.beta = 1});  // R x H
     watch.lap(phase::linear_dx);
   }
 
@@ -438,7 +486,7 @@ class bert_model final : public bert {
     einkorn::gemm(transpose(dsub_), a.context, gradient(*p.attention_output_weight, H, H), {.beta = 1});
     einkorn::column_sum(dsub_, p.attention_output_bias->gradient, true);
     watch.lap(phase::linear_dw);
-    einkorn::gemm(dsub_, packed_[l].attention_output_back, sub_);  // dcontext: R x H
+    einkorn::gemm(dsub_, weights_[l].attention_output.backward(), sub_);  // dcontext: R x H
     watch.lap(phase::linear_dx);
     einkorn::attention_backward(a.qkv, a.context, sub_, a.lse, batch_.sequences, dqkv,
                                 attention_options(layer));
@@ -447,26 +495,34 @@ class bert_model final : public bert {
     einkorn::gemm(transpose(dqkv), a.input, dw, {.beta = 1});
     einkorn::column_sum(dqkv, {p.qkv_bias->gradient.data(), static_cast<std::size_t>(3 * H)}, true);
     watch.lap(phase::linear_dw);
-    einkorn::gemm(dqkv, packed_[l].qkv_back, dstream_, {.beta = 1});  // R x H
+    einkorn::gemm(dqkv, weights_[l].qkv.backward(), dstream_, {.beta = 1});  // R x H
     watch.lap(phase::linear_dx);
   }
 
   bert_config config_;
-  parameter_table& parameters_;
+  bert_options options_;
   const index H, I, A;
   const float scale_, eps_;
 
   std::vector<layer_parameters> layers_;
   const parameter *word_, *position_, *token_type_, *embedding_gamma_, *embedding_beta_, *head_weight_,
       *head_bias_;
-  std::vector<packed_layer> packed_;
-  bool forward_packed_ = false, backward_packed_ = false;
+  std::vector<layer_weights> weights_;
+  bool forward_packed_ = false, backward_packed_ = false, int8_ = false;
 
   memory_block memory_;
+  std::vector<memory_use> plan_;
+  bool checkpointed_ = false;
   std::vector<layer_activations<T>> acts_;
   matrix_view<float> embedding_sum_;  // R x H
   std::span<float> embedding_mean_, embedding_rstd_;
-  matrix_view<float> stream_;            // R x H, where T is narrow
+  std::vector<matrix_view<float>> layer_input_;       // R x H each, where they are kept
+  matrix_view<float> stream_, middle_, last_stream_;  // R x H, where T is narrow
+  matrix_view<T> act_;                                // R x I: after GELU
+  matrix_view<T> narrow_weight_;                      // max(I, 3H) x H: one weight, while it is packed
+  matrix_view<std::uint8_t> bytes_;                   // R x max(I, H): a linear layer's input in int8
+  std::span<float> byte_scales_;
+  std::span<std::int32_t> byte_zeros_;
   matrix_view<T> sub_;                   // R x H: a sublayer's output; in backward, dcontext
   matrix_view<T> last_;                  // R x H: the last layer's output
   matrix_view<float> logits_, dlogits_;  // R x 2
@@ -483,14 +539,15 @@ class bert_model final : public bert {
 
 }  // namespace
 
-std::unique_ptr<bert> make_bert(const bert_config& config, parameter_table& parameters) {
+std::unique_ptr<bert> make_bert(const bert_config& config, parameter_table& parameters,
+                                const bert_options& options) {
   switch (parameters.narrow_type()) {
     case einkorn::dtype::bf16:
-      return std::make_unique<bert_model<einkorn::bf16>>(config, parameters);
+      return std::make_unique<bert_model<einkorn::bf16>>(config, parameters, options);
     case einkorn::dtype::fp16:
-      return std::make_unique<bert_model<einkorn::fp16>>(config, parameters);
+      return std::make_unique<bert_model<einkorn::fp16>>(config, parameters, options);
     default:
-      return std::make_unique<bert_model<float>>(config, parameters);
+      return std::make_unique<bert_model<float>>(config, parameters, options);
   }
 }
 

@@ -12,6 +12,7 @@
 #include <span>
 #include <vector>
 
+#include "memory.hpp"
 #include "model_folder.hpp"
 #include "parameters.hpp"
 
@@ -24,10 +25,12 @@ struct token_batch {
 };
 
 /// Positions in the sequence. One outside [0, rows of the sequence) is ignored. The divisors are how many
-/// starts and ends count in the whole batch, over all micro-batches (and ranks).
+/// starts and ends count in the whole batch, over all micro-batches (and ranks). The gradients, not the loss,
+/// are multiplied by gradient_scale, a power of 2.
 struct span_labels {
   std::span<const std::int32_t> starts, ends;
   double start_divisor = 1, end_divisor = 1;
+  double gradient_scale = 1;
 };
 
 /// What every dropout of one step is keyed by; the samples' numbers are in the sequences.
@@ -69,6 +72,12 @@ inline constexpr std::array<const char*, 14> phase_names = {"pack_weights",
                                                             "adamw"};
 using phase_times = std::array<double, phase_names.size()>;  ///< seconds
 
+struct bert_options {
+  /// Keep only the input of each layer for backward, which computes the rest again: a third more work, a
+  /// seventh of the memory, the same bits.
+  bool gradient_checkpointing = false;
+};
+
 class bert {
  public:
   virtual ~bert() = default;
@@ -78,6 +87,13 @@ class bert {
 
   /// The weights have changed: pack them again for the GEMMs.
   virtual void weights_changed() = 0;
+
+  /// From now on the linear layers of every forward without dropout multiply bytes. Such a model is not
+  /// trained any more: forward with a key throws std::logic_error.
+  virtual void use_int8() = 0;
+
+  /// What the model holds now beside the parameter table, by purpose.
+  virtual std::vector<memory_use> memory() const = 0;
 
   /// Logits, rows x 2 (start, end), valid until the next call. With a key, dropout is on and what backward
   /// needs is kept.
@@ -96,7 +112,8 @@ class bert {
 };
 
 /// `parameters` outlives the model; their narrow type is the model's. Dropout as the config says.
-std::unique_ptr<bert> make_bert(const bert_config& config, parameter_table& parameters);
+std::unique_ptr<bert> make_bert(const bert_config& config, parameter_table& parameters,
+                                const bert_options& options = {});
 
 /// Floating-point operations of one forward pass (a product and a sum are two); backward has twice as many.
 double forward_flop(const bert_config& config, std::span<const einkorn::sequence> sequences);

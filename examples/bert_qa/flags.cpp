@@ -130,10 +130,15 @@ class declaration {
     real("adam_epsilon", out.adam_epsilon, 1e-30, 1, "AdamW: added to the divisor");
     real("max_grad_norm", out.max_grad_norm, 0, 1e9, "longer gradients are cut to this; 0: never");
     boolean("bf16", out.bf16, "matrix products in bf16, weights and sums in f32");
+    boolean("fp16", out.fp16, "the same in fp16, with dynamic loss scaling");
+    boolean("gradient_checkpointing", out.gradient_checkpointing,
+            "compute activations again in backward: less memory, more time");
+    boolean("group_by_length", out.group_by_length, "batches of windows of similar length");
     natural("seed", out.seed, "of weights, order and dropout");
     whole("threads", out.threads, 0, 4096, "0: one for each core");
 
     group_ = "Answers";
+    boolean("int8", out.int8, "evaluate and predict with linear layers in int8");
     whole("n_best_size", out.n_best_size, 1, 10000, "answers in eval_nbest_predictions.json");
     whole("max_answer_length", out.max_answer_length, 1, 65535, "tokens in an answer");
     boolean("version_2_with_negative", out.version_2_with_negative, "some questions have no answer");
@@ -154,13 +159,10 @@ class declaration {
 
     group_ = "";  // accepted, not listed
     for (const char* name : {"use_ipex", "no_cuda", "use_cpu"}) boolean(name, ignored_, "");
-    boolean("fp16", fp16, "");
     add("resume_from_checkpoint", "", "", "", [](const std::string&) {
       throw input_error("--resume_from_checkpoint: not available yet; checkpoints are written, but not read");
     });
   }
-
-  bool fp16 = false;
 
   bool is_known(const std::string& name) const { return kinds_.count(name) != 0; }
   bool is_boolean(const std::string& name) const { return kinds_.at(name).boolean; }
@@ -378,9 +380,8 @@ named_values from_json(const declaration& known, const std::string& path) {
   return values;
 }
 
-void check_together(const flags& given, bool fp16) {
-  if (given.bf16 && fp16) throw input_error("--bf16, --fp16", "one of them", "both");
-  if (fp16) throw input_error("--fp16: not available yet; --bf16 is");
+void check_together(const flags& given) {
+  if (given.bf16 && given.fp16) throw input_error("--bf16, --fp16", "one of them", "both");
   constexpr std::int64_t special_tokens = 3;  // [CLS] question [SEP] context [SEP]
   if (given.doc_stride >= given.max_seq_length - special_tokens) {
     throw input_error("--doc_stride",
@@ -424,7 +425,7 @@ flags parse_flags(std::span<const std::string> arguments) {
   const auto read = [&](const named_values& values) {
     known.parse(values);
     if (out.help || out.version) return;
-    check_together(out, known.fp16);
+    check_together(out);
     std::string unneeded;
     for (const char* name : {"use_ipex", "no_cuda", "use_cpu"}) {
       for (const auto& [given, value] : values) {

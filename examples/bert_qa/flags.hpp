@@ -43,7 +43,10 @@ struct flags {
   double adam_beta2 = 0.999;
   double adam_epsilon = 1e-8;
   double max_grad_norm = 1;  ///< 0: gradients are not clipped
-  bool bf16 = false;
+  bool bf16 = false, fp16 = false;
+  bool int8 = false;  ///< linear layers of evaluation and prediction
+  bool gradient_checkpointing = false;
+  bool group_by_length = false;
   std::uint64_t seed = 42;
   std::int64_t threads = 0;  ///< 0: as many as there are cores
 

@@ -93,15 +93,12 @@ parameter_table::parameter_table(const bert_config& config, einkorn::dtype narro
   close_group();
 
   const bool training = use == purpose::training;
-  const auto narrow_size =
-      narrow_type == einkorn::dtype::f32 ? 0 : static_cast<std::size_t>(einkorn::size_of(narrow_type));
   value_ = memory_block(length_ * sizeof(float));
   if (training) {
     gradient_ = memory_block(length_ * sizeof(float));
     m_ = memory_block(length_ * sizeof(float));
     v_ = memory_block(length_ * sizeof(float));
   }
-  narrow_ = memory_block(length_ * narrow_size);
   for (parameter& p : table_) {
     p.value = value_.as<float>().subspan(p.offset, p.count);
     if (training) {
@@ -109,7 +106,6 @@ parameter_table::parameter_table(const bert_config& config, einkorn::dtype narro
       p.m = m_.as<float>().subspan(p.offset, p.count);
       p.v = v_.as<float>().subspan(p.offset, p.count);
     }
-    p.narrow = narrow_.as<std::byte>().subspan(p.offset * narrow_size, p.count * narrow_size);
   }
 }
 
@@ -147,8 +143,10 @@ std::size_t parameter_table::index_of(std::string_view name) const {
 
 const parameter& parameter_table::at(std::string_view name) const { return table_[index_of(name)]; }
 
-std::size_t parameter_table::bytes() const {
-  return value_.size() + gradient_.size() + m_.size() + v_.size() + narrow_.size();
+std::vector<memory_use> parameter_table::memory() const {
+  return {{"weights, f32", value_.size()},
+          {"gradients of weights, f32", gradient_.size()},
+          {"AdamW's moments, f32", m_.size() + v_.size()}};
 }
 
 void parameter_table::initialise(std::uint64_t seed) {
@@ -165,7 +163,6 @@ void parameter_table::initialise(std::uint64_t seed) {
       std::ranges::fill(p.value.subspan(static_cast<std::size_t>(config_.pad_token_id) * h, h), 0.0f);
     }
   }
-  write_narrow();
 }
 
 std::vector<std::string> parameter_table::load(const safetensors& file, const std::string& source) {
@@ -219,7 +216,6 @@ std::vector<std::string> parameter_table::load(const safetensors& file, const st
   }
   if (unused_count > 4) unused += " and " + std::to_string(unused_count - 4) + " more";
   if (unused_count != 0) notes.push_back("not used for question answering: " + unused);
-  write_narrow();
   return notes;
 }
 
@@ -228,15 +224,6 @@ std::vector<tensor_view> parameter_table::views() const {
   for (auto p = table_.rbegin(); p != table_.rend(); ++p)
     result.push_back(view_of(p->name, p->shape, std::span<const float>(p->value)));
   return result;
-}
-
-void parameter_table::write_narrow() {
-  const auto n = static_cast<index>(length_);
-  const einkorn::matrix_view<const float> from{value_.as<float>().data(), 1, n};
-  if (narrow_type_ == einkorn::dtype::bf16)
-    einkorn::convert(from, einkorn::matrix_view<einkorn::bf16>{narrow_.as<einkorn::bf16>().data(), 1, n});
-  else if (narrow_type_ == einkorn::dtype::fp16)
-    einkorn::convert(from, einkorn::matrix_view<einkorn::fp16>{narrow_.as<einkorn::fp16>().data(), 1, n});
 }
 
 void parameter_table::clear_gradients() { std::ranges::fill(gradients(), 0.0f); }

@@ -1,5 +1,5 @@
 /// The parameters of BertForQuestionAnswering and everything that training keeps beside them: one table over
-/// five arenas (value, gradient, m, v, narrow copy), one allocation each.
+/// four arenas (value, gradient, m, v), one allocation each.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,6 @@ struct parameter {
   bool decay = false;  ///< weight decay: matrices and tables; not biases, not layer normalisation
   std::size_t offset = 0, count = 0;
   std::span<float> value, gradient, m, v;
-  std::span<std::byte> narrow;  ///< count elements of narrow_type; empty when that is f32
 
   einkorn::matrix_view<float> matrix() const { return view(value); }
   einkorn::matrix_view<float> gradient_matrix() const { return view(gradient); }
@@ -60,10 +59,10 @@ class parameter_table {
   std::size_t index_of(std::string_view name) const;
   std::span<const parameter_group> groups() const { return groups_; }
 
-  einkorn::dtype narrow_type() const { return narrow_type_; }
+  einkorn::dtype narrow_type() const { return narrow_type_; }  ///< of what matrix products read
   std::span<float> gradients() const { return gradient_.as<float>(); }
   std::size_t count() const { return elements_; }  ///< numbers in all parameters
-  std::size_t bytes() const;
+  std::vector<memory_use> memory() const;
 
   /// N(0, range^2) for matrices and tables (the padding row zero), 1 and 0 for layer normalisation, 0 for
   /// biases. Every number depends on seed, name and place only, on any machine.
@@ -77,7 +76,6 @@ class parameter_table {
   /// What model.safetensors holds.
   std::vector<tensor_view> views() const;
 
-  void write_narrow();  ///< narrow = value; after loading and initialising (AdamW does it in its pass)
   void clear_gradients();
 
  private:
@@ -89,7 +87,7 @@ class parameter_table {
   std::vector<parameter> table_;
   std::vector<parameter_group> groups_;
   std::size_t elements_ = 0, length_ = 0;
-  memory_block value_, gradient_, m_, v_, narrow_;
+  memory_block value_, gradient_, m_, v_;
 };
 
 /// The number `element` of the stream `name`, distributed N(0, 1): polar method over Philox4x32-10.

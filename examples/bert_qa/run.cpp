@@ -1,7 +1,5 @@
 #include "run.hpp"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -19,6 +17,7 @@
 #include "features.hpp"
 #include "files.hpp"
 #include "input_error.hpp"
+#include "memory.hpp"
 #include "metric.hpp"
 #include "model_folder.hpp"
 #include "parameters.hpp"
@@ -111,21 +110,25 @@ class session {
         std::to_string(einkorn::default_executor().threads) + " threads, " + einkorn::name(type()) + ", " +
         number(static_cast<double>(table_->count()) * 1e-6, "%.1f") + " million parameters");
     if (given_.do_train) train();
+    if (given_.int8) model_->use_int8();
     if (given_.do_eval) evaluate("eval", validation_);
     if (given_.do_predict) evaluate("predict", test_);
     if (!given_.output_dir.empty() && given_.do_train)
       save_json(given_.output_dir / "trainer_state.json", to_json(state_));
-    summary_["peak_memory_mib"] = peak_memory();
+    summary_["peak_memory_mib"] = peak_memory() >> 20;
     say("summary " + summary_.dump());
   }
 
  private:
-  einkorn::dtype type() const { return given_.bf16 ? einkorn::dtype::bf16 : einkorn::dtype::f32; }
+  einkorn::dtype type() const {
+    return given_.bf16 ? einkorn::dtype::bf16 : given_.fp16 ? einkorn::dtype::fp16 : einkorn::dtype::f32;
+  }
 
-  static std::int64_t peak_memory() {
-    rusage usage{};
-    getrusage(RUSAGE_SELF, &usage);
-    return usage.ru_maxrss / 1024;
+  std::vector<memory_use> memory() const {
+    std::vector<memory_use> uses = table_->memory();
+    const std::vector<memory_use> model = model_->memory();
+    uses.insert(uses.end(), model.begin(), model.end());
+    return uses;
   }
 
   /// Everything that is read, and every check, before anything is written.
@@ -196,7 +199,7 @@ class session {
     table_ = std::make_unique<parameter_table>(files_.config, type(),
                                                given_.do_train ? purpose::training : purpose::inference);
     table_->initialise(given_.seed);
-    model_ = make_bert(files_.config, *table_);
+    model_ = make_bert(files_.config, *table_, {.gradient_checkpointing = given_.gradient_checkpointing});
   }
 
   training_options options() const {
@@ -217,7 +220,8 @@ class session {
             .pad = !given_.pad_to_max_length   ? padding::longest
                    : *given_.pad_to_max_length ? padding::max_length
                                                : padding::none,
-            .max_length = static_cast<std::int32_t>(given_.max_seq_length)};
+            .max_length = static_cast<std::int32_t>(given_.max_seq_length),
+            .group_by_length = given_.group_by_length};
   }
 
   void train() {
@@ -244,6 +248,11 @@ class session {
       progress bar("training", training.total_steps());
       while (!training.finished()) {
         const step_report step = training.step();
+        if (losses.empty()) {
+          const std::string text = memory_text(memory(), peak_memory());
+          bar.print(std::string_view(text).substr(0, text.size() - 1));
+          summary_["planned_memory_mib"] = total_bytes(memory()) >> 20;
+        }
         losses.push_back(step.loss);
         seconds.push_back(step.seconds);
         results.samples_seen += step.samples;
@@ -257,7 +266,10 @@ class session {
                                .samples_per_second = static_cast<double>(step.samples) / step.seconds,
                                .utilization = step.flop / step.seconds / peak});
         if (step.skipped)
-          bar.print("step " + std::to_string(step.step) + " skipped: the gradients are not finite");
+          bar.print("step " + std::to_string(step.step) + " skipped: the gradients are not finite" +
+                    (given_.fp16 ? " at loss scale " + number(step.loss_scale, "%g") + "; it is now " +
+                                       number(training.loss_scale(), "%g")
+                                 : ""));
         if (step.step % given_.logging_steps == 0) {
           const double mean =
               loss_since_log / static_cast<double>(step.step - std::exchange(logged, step.step));
@@ -276,7 +288,7 @@ class session {
     results.steps = state_.global_step;
     results.epoch = state_.epoch;
     for (const double loss : losses) results.loss += loss / static_cast<double>(losses.size());
-    finish_training(results, losses, seconds, training.skipped_steps(), peak);
+    finish_training(results, losses, seconds, training, peak);
   }
 
   bool save_now(const trainer& training, std::int64_t step) const {
@@ -286,7 +298,7 @@ class session {
   }
 
   void finish_training(const train_results& results, const std::vector<double>& losses,
-                       std::vector<double> seconds, std::int64_t skipped, double peak) {
+                       std::vector<double> seconds, const trainer& training, double peak) {
     // The first step packs, touches fresh memory and warms the caches up.
     if (seconds.size() > 1) seconds.erase(seconds.begin());
     std::ranges::sort(seconds);
@@ -304,12 +316,13 @@ class session {
     out["step_seconds_best"] = seconds.front();
     out["mfu"] = results.total_flos / results.seconds / peak;
     out["peak_gflops"] = peak * 1e-9;
-    out["skipped_steps"] = skipped;
+    out["skipped_steps"] = training.skipped_steps();
+    if (given_.fp16) out["loss_scale"] = training.loss_scale();
     for (std::size_t i = 0; i < phase_names.size(); ++i)
       out["seconds_per_step"][phase_names[i]] = model_->times[i] / static_cast<double>(results.steps);
-    for (const char* key :
-         {"isa", "dtype", "threads", "train_loss", "first_loss", "last_loss", "train_runtime",
-          "train_samples_per_second", "step_seconds_median", "step_seconds_best", "mfu"})
+    for (const char* key : {"isa", "dtype", "threads", "train_loss", "first_loss", "last_loss",
+                            "train_runtime", "train_samples_per_second", "step_seconds_median",
+                            "step_seconds_best", "mfu", "skipped_steps", "loss_scale"})
       if (out.contains(key)) summary_[key] = out[key];
     nlohmann::ordered_json shown = out;
     shown.erase("seconds_per_step");
@@ -351,6 +364,7 @@ class session {
     results.scores = given_.version_2_with_negative ? to_json(score_squad_v2(set.examples, answers.texts))
                                                     : to_json(score_squad(set.examples, answers.texts));
     const nlohmann::ordered_json out = to_json(results);
+    if (given_.int8) summary_["eval_dtype"] = "int8";
     for (const char* key : {"exact_match", "f1", "exact", "eval_samples", "eval_runtime"})
       if (out.contains(key)) summary_[key] = out[key];
     say(format_results("eval", out));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <einkorn/types.hpp>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -178,18 +179,6 @@ std::string shape_text(std::span<const Extent> shape) {
   return text + "]";
 }
 
-float from_half(std::uint16_t bits) {
-  const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16;
-  const std::uint32_t exponent = (bits >> 10) & 31u;
-  const std::uint32_t fraction = bits & 0x3ffu;
-  if (exponent == 0) {
-    const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
-    return sign ? -magnitude : magnitude;
-  }
-  const std::uint32_t wide = exponent == 31 ? 255 : exponent + (127 - 15);
-  return std::bit_cast<float>(sign | wide << 23 | fraction << 13);
-}
-
 std::uint16_t read_u16(const std::byte* bytes) {
   std::uint16_t value;
   std::memcpy(&value, bytes, 2);
@@ -327,11 +316,11 @@ void safetensors::read_f32(std::string_view name, std::span<const std::int64_t> 
   if (tensor.dtype == "F32") {
     if (!values.empty()) std::memcpy(values.data(), bytes, tensor.bytes.size());
   } else if (tensor.dtype == "BF16") {
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      values[i] = std::bit_cast<float>(static_cast<std::uint32_t>(read_u16(bytes + 2 * i)) << 16);
-    }
+    for (std::size_t i = 0; i < values.size(); ++i)
+      values[i] = einkorn::bf16::from_bits(read_u16(bytes + 2 * i));
   } else if (tensor.dtype == "F16") {
-    for (std::size_t i = 0; i < values.size(); ++i) values[i] = from_half(read_u16(bytes + 2 * i));
+    for (std::size_t i = 0; i < values.size(); ++i)
+      values[i] = einkorn::fp16::from_bits(read_u16(bytes + 2 * i));
   } else {
     throw input_error(source_, quote(name) + " as F32, BF16 or F16", tensor.dtype);
   }

@@ -19,15 +19,47 @@ constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b 
 
 }  // namespace
 
+namespace {
+
+/// Fisher-Yates: swap(i, j) for i from n - 1 to 1, j at random in [0, i]. 64 random bits modulo i + 1 are
+/// uniform to 2^-32. The last counter word keeps the stream apart from those of dropout (site) and of the
+/// weights (a hash); `purpose` keeps shuffles apart.
+template <class Swap>
+void shuffle(std::int64_t n, std::uint64_t seed, std::int64_t epoch, std::uint32_t purpose,
+             const Swap& swap) {
+  for (std::uint32_t i = static_cast<std::uint32_t>(n); i-- > 1;) {
+    const auto bits = philox4x32(seed, {{i, static_cast<std::uint32_t>(epoch), purpose, 0xffffffffu}});
+    const std::uint64_t wide = (std::uint64_t{bits.word[1]} << 32) | bits.word[0];
+    swap(i, wide % (std::uint64_t{i} + 1));
+  }
+}
+
+}  // namespace
+
 std::vector<std::int32_t> permutation(std::int64_t n, std::uint64_t seed, std::int64_t epoch) {
   std::vector<std::int32_t> order(static_cast<std::size_t>(n));
   std::iota(order.begin(), order.end(), 0);
-  for (std::uint32_t i = static_cast<std::uint32_t>(n); i-- > 1;) {
-    // Fisher-Yates; 64 random bits modulo i + 1 are uniform to 2^-32. The last counter word keeps the
-    // stream apart from those of dropout (site) and of the weights (a hash).
-    const auto bits = philox4x32(seed, {{i, static_cast<std::uint32_t>(epoch), 0x6f726472u, 0xffffffffu}});
-    const std::uint64_t wide = (std::uint64_t{bits.word[1]} << 32) | bits.word[0];
-    std::swap(order[i], order[wide % (std::uint64_t{i} + 1)]);
+  shuffle(n, seed, epoch, 0x6f726472u, [&](auto i, auto j) { std::swap(order[i], order[j]); });
+  return order;
+}
+
+std::vector<std::int32_t> permutation_by_length(std::span<const feature> features, std::int64_t batch_size,
+                                                std::uint64_t seed, std::int64_t epoch) {
+  const auto n = static_cast<std::int64_t>(features.size());
+  std::vector<std::int32_t> order = permutation(n, seed, epoch);
+  const std::int64_t batches = std::clamp<std::int64_t>(n / (4 * batch_size), 1, 50);
+  for (std::int64_t first = 0; first < n; first += batches * batch_size) {
+    const auto piece = std::span(order).subspan(
+        static_cast<std::size_t>(first), static_cast<std::size_t>(std::min(batches * batch_size, n - first)));
+    std::ranges::stable_sort(piece, std::ranges::greater(), [&](std::int32_t number) {
+      return features[static_cast<std::size_t>(number)].size();
+    });
+    const auto width = static_cast<std::size_t>(batch_size);
+    shuffle(static_cast<std::int64_t>(piece.size() / width), seed, epoch,
+            0x6c656e67u + static_cast<std::uint32_t>(first), [&](auto i, auto j) {
+              if (i != j)
+                std::ranges::swap_ranges(piece.subspan(i * width, width), piece.subspan(j * width, width));
+            });
   }
   return order;
 }
@@ -68,6 +100,7 @@ trainer::trainer(const bert_config& config, parameter_table& parameters, bert& m
       model_(model),
       features_(features),
       options_(options),
+      scaler_(einkorn::precision_policy{parameters.narrow_type()}.scales_loss(), options.loss_scale),
       seed_(static_cast<std::int64_t>(options.seed)) {
   if (features.empty()) throw input_error("there is nothing to train on: the training data has no question");
   const auto n = static_cast<std::int64_t>(features.size());
@@ -87,8 +120,6 @@ trainer::trainer(const bert_config& config, parameter_table& parameters, bert& m
                         .grad = p.gradient.data(),
                         .m = p.m.data(),
                         .v = p.v.data(),
-                        .narrow = p.narrow.empty() ? nullptr : p.narrow.data(),
-                        .narrow_type = parameters_.narrow_type(),
                         .n = static_cast<index>(p.count),
                         .decay = p.decay});
   }
@@ -126,8 +157,9 @@ void trainer::order_epoch() {
     position_ = 0;
   }
   if (ordered_epoch_ == epoch_) return;
-  order_ =
-      permutation(static_cast<std::int64_t>(features_.size()), static_cast<std::uint64_t>(seed_), epoch_);
+  const auto seed = static_cast<std::uint64_t>(seed_);
+  order_ = options_.group_by_length ? permutation_by_length(features_, options_.batch_size, seed, epoch_)
+                                    : permutation(static_cast<std::int64_t>(features_.size()), seed, epoch_);
   ordered_epoch_ = epoch_;
 }
 
@@ -139,7 +171,7 @@ step_report trainer::gradients(const bert::gradient_ready& ready) {
   const std::span<const std::int32_t> chosen =
       std::span(order_).subspan(static_cast<std::size_t>(position_), static_cast<std::size_t>(count));
 
-  step_report report{.step = attempts_ + 1, .samples = count};
+  step_report report{.step = attempts_ + 1, .loss_scale = loss_scale(), .samples = count};
   const dropout_key key{static_cast<std::uint64_t>(seed_), static_cast<std::uint32_t>(attempts_)};
   for (std::int64_t first = 0; first < count; first += options_.batch_size) {
     const auto width = std::min(options_.batch_size, count - first);
@@ -150,6 +182,7 @@ step_report trainer::gradients(const bert::gradient_ready& ready) {
     model_.forward(builder_.tokens(), &key);
     span_labels labels = builder_.labels();  // every feature has both positions inside: all count
     labels.start_divisor = labels.end_divisor = static_cast<double>(count);
+    labels.gradient_scale = report.loss_scale;
     report.loss += model_.loss(labels, options_.pad != padding::none);
     const bool last = first + width == count;
     model_.backward(last ? ready : bert::gradient_ready{});
@@ -164,13 +197,14 @@ step_report trainer::gradients(const bert::gradient_ready& ready) {
 
 void trainer::update(step_report& report) {
   const double begin = now();
-  report.gradient_norm = einkorn::gradient_norm(gradient_spans_);
+  // The clip and the loss scale are taken off in AdamW's own pass.
+  const double unscale = 1 / report.loss_scale, scaled_norm = einkorn::gradient_norm(gradient_spans_);
+  report.gradient_norm = scaled_norm * unscale;
   const double normed = now();
   model_.times[static_cast<std::size_t>(phase::norm)] += normed - begin;
   report.learning_rate = learning_rate_at(schedule_);
-  report.skipped = !std::isfinite(report.gradient_norm) || !std::isfinite(report.loss);
+  report.skipped = !scaler_.update(std::isfinite(report.gradient_norm) && std::isfinite(report.loss));
   if (report.skipped) {
-    ++skipped_;
     parameters_.clear_gradients();
   } else {
     ++t_;
@@ -183,8 +217,8 @@ void trainer::update(step_report& report) {
                     .weight_decay = options_.weight_decay,
                     .t = t_,
                     .grad_scale = options_.max_grad_norm > 0
-                                      ? einkorn::clip_scale(report.gradient_norm, options_.max_grad_norm)
-                                      : 1,
+                                      ? einkorn::clip_scale(scaled_norm, options_.max_grad_norm, unscale)
+                                      : static_cast<float>(unscale),
                     .zero_grad = true});
     model_.weights_changed();
     model_.times[static_cast<std::size_t>(phase::adamw)] += now() - normed;
@@ -215,13 +249,17 @@ std::vector<state_entry> trainer::state() {
   counter("random.step", attempts_);
   counter("data.epoch", epoch_);
   counter("data.position", position_);
-  counter("steps.skipped", skipped_);
+  einkorn::loss_scaler::state_type& scaling = scaler_.state();
+  counter("steps.skipped", scaling.skipped);
+  if (scaler_.enabled()) {
+    entries.push_back({"scaler.scale", "F32", {1}, std::as_writable_bytes(std::span(&scaling.scale, 1))});
+    counter("scaler.good_steps", scaling.good_steps);
+  }
   return entries;
 }
 
 void trainer::state_restored() {
   ordered_epoch_ = -1;
-  parameters_.write_narrow();
   model_.weights_changed();
 }
 

@@ -1,4 +1,4 @@
-/// Fine-tuning: the order of the data, batches, learning rate, accumulation, clipping, AdamW.
+/// Fine-tuning: the order of the data, batches, learning rate, accumulation, loss scale, clipping, AdamW.
 #pragma once
 
 #include <cstdint>
@@ -29,8 +29,10 @@ struct training_options {
   double weight_decay = 0, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;
   double max_grad_norm = 1;  ///< 0: no clipping
   std::uint64_t seed = 42;
+  einkorn::loss_scaler_options loss_scale = {};  ///< fp16
   padding pad = padding::longest;
   std::int32_t max_length = 384;  ///< for padding::max_length
+  bool group_by_length = false;   ///< micro-batches of features of similar length
 };
 
 /// One number or array of the training state under its name, as it is saved and restored: what is not in the
@@ -62,7 +64,8 @@ class batch_builder {
 struct step_report {
   std::int64_t step = 0;  ///< from 1
   double loss = 0, learning_rate = 0, gradient_norm = 0;
-  bool skipped = false;  ///< the norm was not finite: nothing was changed
+  bool skipped = false;   ///< the norm was not finite: nothing was changed
+  double loss_scale = 1;  ///< of this step's gradients; other than 1 in fp16 only
   std::int64_t samples = 0, tokens = 0;
   double flop = 0, seconds = 0;
 };
@@ -77,7 +80,8 @@ class trainer {
   std::int64_t steps_per_epoch() const { return steps_per_epoch_; }
   bool finished() const { return attempts_ >= total_steps_; }
   double epoch() const;  ///< how many passes over the data are done, as a fraction
-  std::int64_t skipped_steps() const { return skipped_; }
+  std::int64_t skipped_steps() const { return scaler_.skipped(); }
+  double loss_scale() const { return static_cast<double>(scaler_.scale()); }  ///< of the next step
 
   step_report step();
   /// The same, up to the gradients: forward, loss and backward of all micro-batches of the next step. For
@@ -103,7 +107,8 @@ class trainer {
   std::int64_t steps_per_epoch_ = 0, total_steps_ = 0, warmup_ = 0;
 
   // The state, beside the parameters. attempts counts steps begun, t those that changed the weights.
-  std::int64_t attempts_ = 0, t_ = 0, schedule_ = 0, skipped_ = 0;
+  std::int64_t attempts_ = 0, t_ = 0, schedule_ = 0;
+  einkorn::loss_scaler scaler_;
   std::int64_t epoch_ = 0, position_ = 0;  ///< position: features of this epoch that are used up
   std::int64_t seed_ = 0;
 
@@ -116,6 +121,12 @@ class trainer {
 
 /// 0, 1, ..., n - 1 in an order that depends on n, seed and epoch only.
 std::vector<std::int32_t> permutation(std::int64_t n, std::uint64_t seed, std::int64_t epoch);
+
+/// A permutation in which each run of batch_size features has similar lengths: pieces of 50 batches (fewer
+/// for little data) of the permutation above are sorted by length, and their batches take places at random. A
+/// last batch that is not full stays the last.
+std::vector<std::int32_t> permutation_by_length(std::span<const feature> features, std::int64_t batch_size,
+                                                std::uint64_t seed, std::int64_t epoch);
 
 /// What a large matrix product of this type reaches on this machine now, FLOP/s: the 100 % of MFU.
 double measure_gemm_peak(einkorn::dtype type);

@@ -5,8 +5,9 @@
 ///   einkorn::packed_matrix w2 = einkorn::pack(transpose(w)); // reorder the weights once
 ///   einkorn::gemm(x, w2, y);
 ///
-/// Types: A and B each f32, bf16 or fp16, C f32, bf16 or fp16, accumulated in f32; or A u8 or s8, B s8 and
-/// C i32, exact and wrapping modulo 2^32 (epilogue: nothing but beta = 0 or 1).
+/// Types: A and B each f32, bf16 or fp16, C f32, bf16 or fp16, accumulated in f32; or A u8 or s8, B s8,
+/// accumulated in i32, exact and wrapping modulo 2^32, and C i32 (epilogue: nothing but beta = 0 or 1) or
+/// again f32, bf16 or fp16 (any epilogue, after its dequantization).
 /// Views are row-major with strides in elements; A and B may be transposed, C may not. C overlaps neither A
 /// nor B. Zero sizes are allowed: depth == 0 stores epilogue(0).
 /// Error per element before the epilogue: (depth + 2) * 2^-23 * sum|a*b| + eps(C) * |c|; bf16 operands that
@@ -59,7 +60,7 @@ concept gemm_types =
     (real<A> && real<B> && real<C> && !std::is_const_v<C>) ||
     ((std::is_same_v<std::remove_cv_t<A>, std::uint8_t> ||
       std::is_same_v<std::remove_cv_t<A>, std::int8_t>)&&std::is_same_v<std::remove_cv_t<B>, std::int8_t> &&
-     std::is_same_v<C, std::int32_t>);
+     (std::is_same_v<C, std::int32_t> || (real<C> && !std::is_const_v<C>)));
 
 namespace detail {
 

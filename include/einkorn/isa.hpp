@@ -126,6 +126,9 @@ inline void reset_isa() {
   s.active.store(nullptr);
 }
 
+/// The CPU's name as CPUID gives it; empty where it gives none.
+inline std::string cpu_name() { return detail::state().probe.brand; }
+
 /// Data cache sizes in bytes per core (l3: shared), from CPUID; where it does not say, usual sizes.
 inline cache_sizes caches() { return detail::state().probe.caches; }
 

@@ -68,9 +68,16 @@ inline void check_operand_types(const char* function, dtype a, dtype b) {
   if (g.c.type == dtype::i32) {
     require(e.alpha == 1 && (e.beta == 0 || e.beta == 1), "gemm",
             "an i32 result needs alpha 1 and beta 0 or 1");
-    require(e.bias == nullptr && e.act == activation::none && pre.data == nullptr && residual.data == nullptr,
-            "gemm", "an i32 result takes no bias, activation, preactivation or residual");
+    require(e.bias == nullptr && e.act == activation::none && pre.data == nullptr &&
+                residual.data == nullptr && !e.dequantize.any(),
+            "gemm", "an i32 result takes no bias, activation, preactivation, residual or dequantization");
     return;
+  }
+  if (e.dequantize.any()) {
+    require(!is_real(g.a.type), "gemm", "dequantize is for products of int8");
+    require(g.batch == 1, "gemm", "dequantize is not for batches");
+    require((e.dequantize.row_zero == nullptr) == (e.dequantize.col_sum == nullptr), "gemm",
+            "dequantize.row_zero and dequantize.col_sum go together");
   }
   if (pre.data != nullptr) {
     require_plain("gemm", "preactivation", pre);
@@ -111,7 +118,7 @@ inline void check_gemm(const gemm_args& g) {
     fail_unequal("gemm", "c.cols", g.c.cols, "b.cols", g.b.cols);
   check_operand_types("gemm", g.a.type, g.b.type);
   const bool integers = !is_real(g.a.type);
-  if (integers ? g.c.type != dtype::i32 : !is_real(g.c.type)) [[unlikely]]
+  if (!is_real(g.c.type) && !(integers && g.c.type == dtype::i32)) [[unlikely]]
     fail(std::string("gemm: a ") + name(g.a.type) + " does not give c of type " + name(g.c.type));
   if (g.batch < 0) [[unlikely]]
     fail("gemm: batch count " + std::to_string(g.batch) + " < 0");
@@ -128,7 +135,8 @@ inline void check_gemm(const gemm_args& g) {
                 "the matrices of c overlap each other: stride_c is too small");
   }
   const epilogue& e = g.e;
-  if (e.preactivation.data != nullptr || e.residual.data != nullptr || g.c.type == dtype::i32)
+  if (e.preactivation.data != nullptr || e.residual.data != nullptr || g.c.type == dtype::i32 ||
+      e.dequantize.any())
     check_gemm_epilogue(g);
 }
 

@@ -5,6 +5,9 @@
 
 #include "../kernels/gemm.hpp"
 
+// quantize
+#include "../kernels/quantize.hpp"
+
 // softmax
 #include "../kernels/softmax.hpp"
 

@@ -85,7 +85,9 @@ struct gemm_blocking {
     const epilogue& e = g.e;
     const bool plain = e.alpha == 1 && e.bias == nullptr && e.act == activation::none &&
                        e.preactivation.data == nullptr && e.residual.data == nullptr;
-    direct = g.c.type == dtype::i32 || (g.c.type == dtype::f32 && plain && (e.beta == 0 || e.beta == 1));
+    constexpr bool integers = std::is_same_v<typename Kernel::accumulator, std::int32_t>;
+    direct =
+        integers ? g.c.type == dtype::i32 : g.c.type == dtype::f32 && plain && (e.beta == 0 || e.beta == 1);
     sums_stay = blocks > 1 && (!direct || g.c.cols % Kernel::lanes != 0);
     converts = Kernel::converts && g.c.type != dtype::f32 && plain && e.beta == 0 && blocks == 1;
   }
@@ -96,7 +98,7 @@ struct gemm_blocking {
   }
 
   void set_tasks(const detail::gemm_args& g) {
-    const index rows = g.c.rows, cols = g.c.cols, one_panel = panel_bytes(0);
+    const index rows = g.c.rows, cols = g.c.cols, one_panel = std::max<index>(64, panel_bytes(0));
     const bool reads_a = gemm_reads<Kernel>(g.a.type);
     a = g.a.transposed && Kernel::a_panels                                               ? gemm_a::panels
         : g.a.transposed || !reads_a || depth % Kernel::k_step != 0 || rows_collide(g.a) ? gemm_a::rows
@@ -119,7 +121,7 @@ struct gemm_blocking {
     }
     chunk_cols = round_up(cols, nr);
     if (b == gemm_b::shared)
-      chunk_cols = std::min(chunk_cols, std::max<index>(1, (16 << 20) / packed_bytes(nr)) * nr);
+      chunk_cols = std::min(chunk_cols, std::max<index>(1, (16 << 20) / (one_panel * blocks)) * nr);
     task_cols = chunk_cols;
     task_rows = rows;
     const index batches = b == gemm_b::shared ? 1 : g.batch;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../detail/gemm_args.hpp"
+#include "gemm_dequantize.hpp"
 #include "math.hpp"
 #include "simd.hpp"
 
@@ -80,9 +81,9 @@ inline void gemm_finish_vector(const epilogue& e, dtype c_type, vf v, char* c, i
     store_first_as(c_type, c, v, count);
 }
 
-template <bool Plain>
+template <bool Plain, class Accumulator>
 inline void gemm_finish_rows(const detail::gemm_args& g, void* c_data, index batch, index row0, index rows,
-                             index col0, index cols, const float* acc, index acc_stride) {
+                             index col0, index cols, const Accumulator* acc, index acc_stride) {
   const epilogue& e = g.e;
   const index c_size = size_of(g.c.type), pre_size = size_of(e.preactivation.type);
   const index residual_size = size_of(e.residual.type);
@@ -97,20 +98,24 @@ inline void gemm_finish_rows(const detail::gemm_args& g, void* c_data, index bat
     if (!Plain && e.residual.data != nullptr)
       residual = gemm_address(e.residual, batch * g.batch_residual + row * e.residual.stride + col0);
     const auto at = [](auto* p, index offset) { return p != nullptr ? p + offset : p; };
+    const auto sum = [&](index col) {
+      return gemm_sum(e.dequantize, acc + col, row, col0 + col, cols - col);
+    };
     index col = 0;
     for (; col + vf_size <= cols; col += vf_size)
-      gemm_finish_vector<Plain, true>(e, g.c.type, load(acc + col), c + col * c_size, col0 + col,
+      gemm_finish_vector<Plain, true>(e, g.c.type, sum(col), c + col * c_size, col0 + col,
                                       at(pre, col * pre_size), at(residual, col * residual_size), vf_size);
     if (col < cols)
-      gemm_finish_vector<Plain, false>(e, g.c.type, load(acc + col), c + col * c_size, col0 + col,
+      gemm_finish_vector<Plain, false>(e, g.c.type, sum(col), c + col * c_size, col0 + col,
                                        at(pre, col * pre_size), at(residual, col * residual_size),
                                        cols - col);
   }
 }
 
-/// C(row0.., col0..) = epilogue(acc): acc is a tile whose rows can be read up to a whole vector.
-inline void gemm_finish_tile(const detail::gemm_args& g, void* c_data, index batch, index row0, index rows,
-                             index col0, index cols, const float* acc, index acc_stride) {
+/// C(row0.., col0..) = epilogue(acc), C not i32: acc is a tile whose rows can be read up to a whole vector.
+template <class Accumulator>
+inline void gemm_finish_real(const detail::gemm_args& g, void* c_data, index batch, index row0, index rows,
+                             index col0, index cols, const Accumulator* acc, index acc_stride) {
   const epilogue& e = g.e;
   const bool plain = e.alpha == 1 && e.beta == 0 && e.bias == nullptr && e.act == activation::none &&
                      e.preactivation.data == nullptr && e.residual.data == nullptr;
@@ -120,9 +125,18 @@ inline void gemm_finish_tile(const detail::gemm_args& g, void* c_data, index bat
     gemm_finish_rows<false>(g, c_data, batch, row0, rows, col0, cols, acc, acc_stride);
 }
 
-/// i32: C = acc, or C += acc, modulo 2^32.
+inline void gemm_finish_tile(const detail::gemm_args& g, void* c_data, index batch, index row0, index rows,
+                             index col0, index cols, const float* acc, index acc_stride) {
+  gemm_finish_real(g, c_data, batch, row0, rows, col0, cols, acc, acc_stride);
+}
+
+/// i32: C = acc, or C += acc, modulo 2^32; or as f32.
 inline void gemm_finish_tile(const detail::gemm_args& g, void* c_data, index batch, index row0, index rows,
                              index col0, index cols, const std::int32_t* acc, index acc_stride) {
+  if (g.c.type != dtype::i32) {
+    gemm_finish_real(g, c_data, batch, row0, rows, col0, cols, acc, acc_stride);
+    return;
+  }
   for (index r = 0; r < rows; ++r, acc += acc_stride) {
     auto* const c = static_cast<std::int32_t*>(c_data) + batch * g.batch_c + (row0 + r) * g.c.stride + col0;
     for (index col = 0; col < cols; ++col) {

@@ -40,7 +40,35 @@ inline double activate(activation act, double x) {
   }
 }
 
-/// Results in double, rows * cols each; the caller rounds. magnitude is sum|a*b|, which error bounds need.
+/// The product of row r of A and column c of B, in double; of int8, dequantised. magnitude is sum|a*b|, or
+/// |product| of int8, whose sum is exact: what error bounds need.
+template <class A, class B>
+double product(const matrix_view<A>& a, const matrix_view<B>& b, const dequantization& d, index r, index c,
+               double& magnitude) {
+  if constexpr (std::is_integral_v<A>) {
+    std::uint32_t sum = 0;
+    for (index k = 0; k < a.cols; ++k)
+      sum += static_cast<std::uint32_t>(std::int32_t{a(r, k)} * std::int32_t{b(k, c)});
+    if (d.row_zero != nullptr)
+      sum -= static_cast<std::uint32_t>(d.row_zero[r]) * static_cast<std::uint32_t>(d.col_sum[c]);
+    double v = static_cast<std::int32_t>(sum);
+    if (d.row_scale != nullptr) v *= static_cast<double>(d.row_scale[r]);
+    if (d.col_scale != nullptr) v *= static_cast<double>(d.col_scale[c]);
+    magnitude = std::abs(v);
+    return v;
+  } else {
+    double sum = 0;
+    magnitude = 0;
+    for (index k = 0; k < a.cols; ++k) {
+      const double ab = value(a(r, k)) * value(b(k, c));
+      sum += ab;
+      magnitude += std::abs(ab);
+    }
+    return sum;
+  }
+}
+
+/// Results in double, rows * cols each; the caller rounds. magnitude: see product().
 struct gemm_result {
   std::vector<double> c, preactivation, magnitude;
 };
@@ -51,13 +79,8 @@ gemm_result gemm(const matrix_view<A>& a, const matrix_view<B>& b, const matrix_
   gemm_result result;
   for (index row = 0; row < a.rows; ++row) {
     for (index col = 0; col < b.cols; ++col) {
-      double sum = 0, magnitude = 0;
-      for (index k = 0; k < a.cols; ++k) {
-        const double product = value(a(row, k)) * value(b(k, col));
-        sum += product;
-        magnitude += std::abs(product);
-      }
-      double v = e.alpha * sum;
+      double magnitude = 0;
+      double v = e.alpha * product(a, b, e.dequantize, row, col, magnitude);
       if (e.beta != 0) v += e.beta * static_cast<double>(c(row, col));
       if (e.bias != nullptr) v += e.bias[col];
       result.preactivation.push_back(v);
