@@ -147,6 +147,31 @@ void check_plans() {
 TEST_CASE("a plan gives the bits of a call, on its own operands and on others: f32") { check_plans<float>(); }
 TEST_CASE("a plan gives the bits of a call: bf16") { check_plans<bf16>(); }
 
+TEST_CASE("both layouts of a weight, packed in one pass, are those of two") {
+  on_each_level([](isa) {
+    for (const gemm_shape s :
+         {gemm_shape{1, 1, 0}, {70, 45, 0}, {129, 300, 0}, {40, 2600, 0}, {2200, 33, 0}}) {
+      random_numbers random(9);
+      const operand<bf16> weight(s.rows, s.cols, false, 3, random);
+      with_thread_counts([&](const executor& exec) {
+        packed_matrix forward, backward;
+        pack_pair_into(forward, backward, weight.view, dtype::bf16, exec);
+        const auto same = [](const packed_matrix& a, const packed_matrix& b) {
+          return a.bytes() == b.bytes() && a.rows() == b.rows() && a.cols() == b.cols() &&
+                 std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.bytes())) == 0;
+        };
+        CAPTURE(s.rows);
+        CAPTURE(s.cols);
+        const packed_matrix one = pack(transpose(weight.view), dtype::bf16),
+                            other = pack(weight.view, dtype::bf16);
+        CHECK(forward.bytes() == one.bytes());
+        CHECK(same(forward, one));
+        CHECK(same(backward, other));
+      });
+    }
+  });
+}
+
 TEST_CASE("a plan is checked when it is made") {
   std::vector<float> memory(64);
   const matrix_view<const float> a(memory.data(), 4, 3), b(memory.data(), 2, 4);

@@ -45,6 +45,25 @@ class packed_matrix {
 
  private:
   friend void pack_into(packed_matrix& out, const any_matrix& b, dtype a_type, const executor& exec);
+  friend void pack_pair_into(packed_matrix& forward, packed_matrix& backward, const any_matrix& weight,
+                             dtype a_type, const executor& exec);
+  /// Room for so many bytes; what is there is kept where it fits.
+  void* take(index bytes) {
+    if (bytes < 64) bytes = 64;
+    if (memory_.bytes() < bytes) {
+      memory_ = buffer();
+      memory_ = buffer(bytes);
+    }
+    return memory_.data();
+  }
+  void describe(const any_matrix& b, isa level, dtype a_type, bool widened) {
+    rows_ = b.rows;
+    cols_ = b.cols;
+    level_ = level;
+    type_ = b.type;
+    a_type_ = a_type;
+    widened_ = widened;
+  }
   buffer memory_;
   index rows_ = 0, cols_ = 0;
   isa level_ = isa::baseline;
@@ -160,19 +179,35 @@ inline void pack_into(packed_matrix& out, const any_matrix& b, dtype a_type, con
                               .machine = detail::this_machine()};
   const detail::kernel_table& table = detail::kernels();
   table.gemm_pack(args);
-  if (bytes < 64) bytes = 64;
-  if (out.memory_.bytes() < bytes) {
-    out.memory_ = buffer();
-    out.memory_ = buffer(bytes);
-  }
-  args.out = out.memory_.data();
+  args.out = out.take(bytes);
   table.gemm_pack(args);
-  out.rows_ = b.rows;
-  out.cols_ = b.cols;
-  out.level_ = table.level;
-  out.type_ = b.type;
-  out.a_type_ = args.a_type;
-  out.widened_ = args.machine.widen_bf16;
+  out.describe(b, table.level, args.a_type, args.machine.widen_bf16);
+}
+
+/// The weight of a linear layer (out x in, f32, bf16 or fp16) packed for both its products in one pass over
+/// it: `forward` as transpose(weight), for x * transpose(weight); `backward` as weight, for dy * weight.
+inline void pack_pair_into(packed_matrix& forward, packed_matrix& backward, const any_matrix& weight,
+                           dtype a_type, const executor& exec = default_executor()) {
+  detail::require_matrix("pack_pair", "weight", weight);
+  detail::require(&forward != &backward, "pack_pair", "forward and backward are one packed_matrix");
+  detail::require(detail::is_real(weight.type) && detail::is_real(a_type), "pack_pair",
+                  "weight and a must be f32, bf16 or fp16");
+  index forward_bytes = 0, backward_bytes = 0;
+  detail::gemm_pack_pair_args args{.weight = weight,
+                                   .a_type = a_type,
+                                   .forward_bytes = &forward_bytes,
+                                   .backward_bytes = &backward_bytes,
+                                   .exec = exec,
+                                   .machine = detail::this_machine()};
+  const detail::kernel_table& table = detail::kernels();
+  table.gemm_pack_pair(args);
+  args.forward = forward.take(forward_bytes);
+  args.backward = backward.take(backward_bytes);
+  table.gemm_pack_pair(args);
+  any_matrix transposed = weight;
+  std::swap(transposed.rows, transposed.cols);
+  forward.describe(transposed, table.level, a_type, args.machine.widen_bf16);
+  backward.describe(weight, table.level, a_type, args.machine.widen_bf16);
 }
 
 /// B packed for the active level, for products with an A of the same type (s8: of u8 and of s8).

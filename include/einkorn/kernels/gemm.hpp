@@ -367,4 +367,19 @@ inline void gemm_pack(const detail::gemm_pack_args& g) {
   });
 }
 
+inline void gemm_pack_pair(const detail::gemm_pack_pair_args& g) {
+  gemm_with_kernel(g.a_type, g.weight.type, g, [&](auto kernel) {
+    using kernel_type = decltype(kernel);
+    gemm_blocking<kernel_type> forward, backward;
+    forward.set_depth(g.weight.cols);
+    backward.set_depth(g.weight.rows);
+    *g.forward_bytes = forward.packed_bytes(g.weight.rows);
+    *g.backward_bytes = backward.packed_bytes(g.weight.cols);
+    if (g.forward == nullptr) return;
+    if constexpr (std::is_same_v<typename kernel_type::accumulator, float>)  // gemm.hpp checks
+      gemm_pack_both(g.weight, forward, backward, static_cast<char*>(g.forward),
+                     static_cast<char*>(g.backward), g.exec);
+  });
+}
+
 EINKORN_END_LEVEL

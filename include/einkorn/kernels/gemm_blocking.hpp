@@ -65,7 +65,7 @@ struct gemm_blocking {
   /// where it is not in L2) is paid once a block; at 1536 a row of tiles of A no longer stays near. A
   /// function of the depth alone: it fixes the order of summation.
   void set_depth(index k) {
-    constexpr index most = 1024 * Kernel::k_group, unit = 16 * Kernel::k_group;
+    constexpr index most = 1024 * Kernel::k_group, unit = std::max<index>(16 * Kernel::k_group, nr);
     depth = k;
     const index wanted = k <= most ? 1 : (k + most - 1) / most;
     block_depth =
@@ -212,6 +212,39 @@ inline void gemm_pack_panels(const any_matrix& b, index offset, const gemm_block
         std::min(blocking.block_depth, blocking.depth - k),
         out + block * panels * blocking.panel_bytes(0) + panel * blocking.panel_bytes(block),
         blocking.panel_bytes(block));
+  });
+}
+
+/// weight as B (`backward`) and transposed as B (`forward`), by squares of it that stay in L2 for both.
+template <class Kernel>
+inline void gemm_pack_both(const any_matrix& weight, const gemm_blocking<Kernel>& forward,
+                           const gemm_blocking<Kernel>& backward, char* forward_out, char* backward_out,
+                           const executor& exec) {
+  constexpr index nr = Kernel::nr, side = 128;  // a multiple of nr and of k_step
+  any_matrix transposed = weight;
+  std::swap(transposed.rows, transposed.cols);
+  transposed.transposed = !weight.transposed;
+  // The part of panels [col, col + cols) that lies in depth [k, k + count), which may cross into the next
+  // block.
+  const auto pack = [](const any_matrix& b, const gemm_blocking<Kernel>& cut, index k, index count, index col,
+                       index cols, char* out) {
+    const index panels = cut.panel_count(b.cols);
+    for (const index end = k + count; k < end;) {
+      const index block = k / cut.block_depth, first = block * cut.block_depth;
+      const index depth = std::min(end, first + cut.block_depth) - k, bytes = cut.panel_bytes(block);
+      gemm_pack_columns<Kernel>(b, 0, col, cols, k, depth,
+                                out + block * panels * cut.panel_bytes(0) + col / nr * bytes +
+                                    (k - first) / Kernel::k_group * nr * 4,
+                                bytes);
+      k += depth;
+    }
+  };
+  const index row_squares = (weight.rows + side - 1) / side, col_squares = (weight.cols + side - 1) / side;
+  parallel_for(exec, row_squares * col_squares, [&](index task) {
+    const index row = task / col_squares * side, col = task % col_squares * side;
+    const index rows = std::min(side, weight.rows - row), cols = std::min(side, weight.cols - col);
+    pack(transposed, forward, col, cols, row, rows, forward_out);
+    pack(weight, backward, row, rows, col, cols, backward_out);
   });
 }
 
