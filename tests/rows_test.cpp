@@ -1,11 +1,13 @@
-// What every row-wise kernel promises, at every level: rows of length 0, 1 and 100,000, strides and
-// misaligned starts, the same bits for any number of threads, either kind of store and any address; and at
-// 100,000 columns the references, once more beside the tests of each operation.
+// What every row-wise kernel promises, at every level (amx through the emulator where the CPU has none): rows
+// of length 0, 1 and 100,000, strides and misaligned starts, the same bits for any number of threads, either
+// kind of store and any address; and at 100,000 columns the references, once more beside the tests of each
+// operation.
 #include "rowwise_support.hpp"
 
 #include <einkorn/reference/activation.hpp>
 #include <einkorn/reference/layernorm.hpp>
 #include <einkorn/reference/loss.hpp>
+#include <einkorn/testing/amx_emulator.hpp>
 
 #include <functional>
 #include <map>
@@ -140,6 +142,7 @@ const std::map<std::string, kernel>& kernels() {
 }
 
 TEST_CASE("the same bits for any threads, store and address; rows of 0, 1 and 100,000") {
+  const einkorn::testing::amx_emulator emulator;
   const index longest = quick() ? 5000 : 100000;
   on_each_level([&](einkorn::isa) {
     for (const auto& [name, run] : kernels())
@@ -173,6 +176,7 @@ TEST_CASE("the same bits for any threads, store and address; rows of 0, 1 and 10
 }
 
 TEST_CASE("rows of 100,000: layernorm, the fused pass, GELU's column sums and cross-entropy") {
+  const einkorn::testing::amx_emulator emulator;
   const index cols = quick() ? 5000 : 100000;
   on_each_level([&](einkorn::isa) {
     for (const dtype type : {dtype::f32, dtype::bf16}) {
@@ -235,6 +239,7 @@ TEST_CASE("rows of 100,000: layernorm, the fused pass, GELU's column sums and cr
 }
 
 TEST_CASE("NaN and infinity beyond a row's length do not leak, and rows without elements give 0") {
+  const einkorn::testing::amx_emulator emulator;
   on_each_level([&](einkorn::isa) {
     for (const dtype type : real_types)
       for (const index cols : {index{4}, index{97}, index{768}}) {

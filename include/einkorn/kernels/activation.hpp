@@ -59,9 +59,22 @@ inline void activate(const detail::activate_args& args) {
   });
 }
 
-/// out (+)= the column sums of value, whose rows are rows x cols; `value` may also store what it sees, past
-/// the caches too. value(row, col) is a full vector, value(row, col, count) the last one with zeros in the
-/// other lanes.
+/// What column sums add up, as three functions that may also store what they see, past the caches too: of a
+/// vector, of two (with Separates: into even and odd elements), and of the first `count` lanes of the last
+/// one, zeros in the others.
+template <bool Separates, class One, class Two, class First>
+struct column_values {
+  static constexpr bool separates = Separates;
+  One one;
+  Two two;
+  First first;
+};
+template <bool Separates, class One, class Two, class First>
+column_values<Separates, One, Two, First> make_column_values(One one, Two two, First first) {
+  return {one, two, first};
+}
+
+/// out (+)= the column sums of `value`, whose rows are rows x cols.
 template <class Value>
 inline void sum_columns(const executor& exec, index rows, index cols, float* partial, float* out,
                         bool accumulate, const Value& value) {
@@ -79,40 +92,42 @@ inline void sum_columns(const executor& exec, index rows, index cols, float* par
         store(sums + col, row == first_row ? v : load(sums + col) + v);
       };
       index col = first_col;
-      for (; col + vf_size <= end_col; col += vf_size) add(col, value(row, col));
-      if (col < end_col) add(col, value(row, col, end_col - col));
+      for (; col + 2 * vf_size <= end_col; col += 2 * vf_size) {
+        const two_vectors v = value.two(row, col);
+        add(col, v.first);
+        add(col + vf_size, v.second);
+      }
+      for (; col + vf_size <= end_col; col += vf_size) add(col, value.one(row, col));
+      if (col < end_col) add(col, value.first(row, col, end_col - col));
     }
     streaming_done();
   });
   parallel_for(exec, chunks, [&](index task) {
     const index end_col = (task + 1) * chunk < cols ? (task + 1) * chunk : cols;
-    for (index col = task * chunk; col < end_col; col += vf_size) {
+    const auto total = [&](index col) {
       for (index gap = 1; gap < blocks; gap *= 2)
         for (index block = 0; block + gap < blocks; block += 2 * gap) {
           float* const sums = partial + block * stride + col;
           store(sums, load(sums) + load(sums + gap * stride));
         }
-      const index count = end_col - col < vf_size ? end_col - col : vf_size;
-      vf sum = blocks > 0 ? load(partial + col) : broadcast(0.0f);
-      if (count == vf_size) {
-        store(out + col, accumulate ? load(out + col) + sum : sum);
-      } else {
-        store_first(out + col, accumulate ? load_first(out + col, count) + sum : sum, count);
-      }
+      return blocks > 0 ? load(partial + col) : broadcast(0.0f);
+    };
+    const auto write = [&](index col, vf sum) { store(out + col, accumulate ? load(out + col) + sum : sum); };
+    index col = task * chunk;
+    for (; col + 2 * vf_size <= end_col; col += 2 * vf_size) {
+      two_vectors sums{total(col), total(col + vf_size)};
+      if constexpr (Value::separates) sums = interleave(sums);
+      write(col, sums.first);
+      write(col + vf_size, sums.second);
+    }
+    for (; col + vf_size <= end_col; col += vf_size) write(col, total(col));
+    if (col < end_col) {
+      const vf sum = total(col);
+      const index count = end_col - col;
+      store_first(out + col, accumulate ? load_first(out + col, count) + sum : sum, count);
     }
   });
 }
-
-/// A value for sum_columns from two lambdas.
-template <class Full, class First>
-struct column_values {
-  Full full;
-  First first;
-  vf operator()(index row, index col) const { return full(row, col); }
-  vf operator()(index row, index col, index count) const { return first(row, col, count); }
-};
-template <class Full, class First>
-column_values(Full, First) -> column_values<Full, First>;
 
 inline void activate_backward(const detail::activate_backward_args& args) {
   const index rows = args.pre.rows, cols = args.pre.cols;
@@ -120,10 +135,16 @@ inline void activate_backward(const detail::activate_backward_args& args) {
     with_rows(
         [&](auto dy, auto pre, auto dx) {
           const bool past_caches = args.streams && can_stream(dx.at(0, 0)) && args.dx.stride % 32 == 0;
-          const auto full = [&](index row, index col) {
+          const auto one = [&](index row, index col) {
             const vf d = load(dy.at(row, col)) * derivative(load(pre.at(row, col)));
             put(dx.at(row, col), d, past_caches);
             return d;
+          };
+          const auto two = [&](index row, index col) {
+            const two_vectors d = load_two(dy.at(row, col)), x = load_two(pre.at(row, col));
+            const two_vectors result{d.first * derivative(x.first), d.second * derivative(x.second)};
+            put_two(dx.at(row, col), result, past_caches);
+            return result;
           };
           const auto first = [&](index row, index col, index count) {
             const vf d = load_first(dy.at(row, col), count) * derivative(load_first(pre.at(row, col), count));
@@ -131,7 +152,8 @@ inline void activate_backward(const detail::activate_backward_args& args) {
             return d;
           };
           if (args.db != nullptr) {
-            sum_columns(args.exec, rows, cols, args.partial, args.db, true, column_values{full, first});
+            sum_columns(args.exec, rows, cols, args.partial, args.db, true,
+                        make_column_values<separates<decltype(dx.at(0, 0))> >(one, two, first));
             return;
           }
           const bool contiguous = args.dy.stride == cols && args.pre.stride == cols && args.dx.stride == cols;
@@ -140,12 +162,8 @@ inline void activate_backward(const detail::activate_backward_args& args) {
             tasks.run(task, [&](index row, index begin, index width) {
               index col = begin;
               const index end = begin + width;
-              for (; col + 2 * vf_size <= end; col += 2 * vf_size) {
-                const two_vectors d = load_two(dy.at(row, col)), x = load_two(pre.at(row, col));
-                put_two(dx.at(row, col), {d.first * derivative(x.first), d.second * derivative(x.second)},
-                        past_caches);
-              }
-              for (; col + vf_size <= end; col += vf_size) full(row, col);
+              for (; col + 2 * vf_size <= end; col += 2 * vf_size) two(row, col);
+              for (; col + vf_size <= end; col += vf_size) one(row, col);
               if (col < end) first(row, col, end - col);
             });
             if (args.streams) streaming_done();
@@ -158,11 +176,13 @@ inline void activate_backward(const detail::activate_backward_args& args) {
 inline void column_sum(const detail::column_sum_args& args) {
   with_rows(
       [&](auto x) {
+        const auto one = [&](index row, index col) { return load(x.at(row, col)); };
+        const auto two = [&](index row, index col) { return load_two(x.at(row, col)); };
+        const auto first = [&](index row, index col, index count) {
+          return load_first(x.at(row, col), count);
+        };
         sum_columns(args.exec, args.x.rows, args.x.cols, args.partial, args.out, args.accumulate,
-                    column_values{[&](index row, index col) { return load(x.at(row, col)); },
-                                  [&](index row, index col, index count) {
-                                    return load_first(x.at(row, col), count);
-                                  }});
+                    make_column_values<separates<decltype(x.at(0, 0))> >(one, two, first));
       },
       args.x);
 }

@@ -44,8 +44,6 @@ inline void put(any_row row, vf value, bool past_caches) {
   return put(static_cast<float*>(row.data), value, past_caches);
 }
 inline bool can_stream(any_row row) { return can_stream(row.data); }
-inline void prefetch_l2(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
-inline void prefetch_l2(any_row row) { prefetch_l2(row.data); }
 // A mixture of types keeps its order.
 inline two_vectors load_two(any_row row) { return {load(row), load(row + vf_size)}; }
 inline void put_two(any_row row, two_vectors v, bool past_caches) {

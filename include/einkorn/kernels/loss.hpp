@@ -63,10 +63,9 @@ inline void store_zeros(Row out, index first, index end) {
   if (i < end) store_first(out + i, broadcast(0.0f), end - i);
 }
 
-/// dlogits = factor * (softmax - onehot); x may be out. The next row is brought towards L2 meanwhile, so that
-/// memory is read while it is written.
+/// dlogits = factor * (softmax - onehot); x may be out.
 template <class In, class Out>
-inline void write_gradient(In x, In next, Out out, index n, index target, row_statistics s, float factor,
+inline void write_gradient(In x, Out out, index n, index target, row_statistics s, float factor,
                            bool past_caches) {
   const vf scale = broadcast(factor / s.sum), log2_e = broadcast(math::log2_e), offset = broadcast(s.base);
   const auto power = [&](vf v) { return exp2((v - offset) * log2_e); };
@@ -74,8 +73,6 @@ inline void write_gradient(In x, In next, Out out, index n, index target, row_st
   const float at_target = first_lane(power(load_first(x + target, 1)));  // as in the sum: 0 for one class
   index i = 0;
   for (; i + 2 * vf_size <= n; i += 2 * vf_size) {
-    prefetch_l2(next + i);
-    prefetch_l2(next + i + vf_size);
     const two_vectors v = load_two(x + i);
     put_two(out + i, {gradient(v.first), gradient(v.second)}, past_caches);
   }
@@ -105,8 +102,8 @@ inline void cross_entropy(const detail::cross_entropy_args& args) {
         args.losses[row] =
             (static_cast<double>(s.base) - static_cast<double>(logit)) + static_cast<double>(log_sum);
         if (gradient) {
-          write_gradient(in, x.at(row + 1 < end_row ? row + 1 : row, 0), out.at(row, 0), classes, target, s,
-                         args.factor, args.streams && can_stream(out.at(row, 0)));
+          write_gradient(in, out.at(row, 0), classes, target, s, args.factor,
+                         args.streams && can_stream(out.at(row, 0)));
           store_zeros(out.at(row, 0), classes, cols);
         }
       }

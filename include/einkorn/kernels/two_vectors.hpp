@@ -1,6 +1,8 @@
 /// Two vectors at a time where the order of the elements does not matter: sums, and element-wise functions.
 #pragma once
 
+#include <type_traits>
+
 #include "streaming.hpp"
 
 EINKORN_BEGIN_LEVEL
@@ -69,6 +71,20 @@ inline void put_two(bf16* p, two_vectors v, bool past_caches) {
   if (past_caches) return _mm_stream_si128(reinterpret_cast<__m128i*>(p), both);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), both);
 #endif
+}
+
+/// What load_two separated, in the order of memory. For what is done once, not for each row.
+template <class Row>
+inline constexpr bool separates = std::is_same_v<Row, bf16*> || std::is_same_v<Row, const bf16*>;
+inline two_vectors interleave(two_vectors v) {
+  float even[vf_size], odd[vf_size], both[2 * vf_size];
+  store(even, v.first);
+  store(odd, v.second);
+  for (int i = 0; i < vf_size; ++i) {
+    both[2 * i] = even[i];
+    both[2 * i + 1] = odd[i];
+  }
+  return {load(both), load(both + vf_size)};
 }
 
 EINKORN_END_LEVEL
