@@ -1,228 +1,286 @@
-// gemm/TYPE/LEVEL/LAYOUT/SHAPE[/packed]/threads:N: GFLOP/s, the per cent of what registers alone reach in the
-// same run, and with oneDNN its GFLOP/s from calls that alternate with ours.
-#include "gemm_bench.hpp"
-
+// gemm/TYPE/LEVEL/LAYOUT/SHAPE[/packed]/threads:N: our product and every peer's in turn, on the same
+// operands. TYPE is that of A, B and C; bf16_f32 and fp16_f32 store C as f32, since several peers can do
+// nothing else.
 #include <benchmark/benchmark.h>
-#include <immintrin.h>
 
 #include <algorithm>
-#include <chrono>
+#include <cmath>
+#include <cstdio>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
-#if defined(_OPENMP)
-#include <omp.h>
-
-#include <einkorn/openmp.hpp>
-#endif
+#include "contest.hpp"
+#include "machine.hpp"
+#include "peers.hpp"
+#include "registration.hpp"
 
 namespace bench {
 namespace {
 
+using einkorn::any_matrix;
 using einkorn::dtype;
 using einkorn::isa;
-using clock = std::chrono::steady_clock;
 
-double seconds_since(clock::time_point start) {
-  return std::chrono::duration<double>(clock::now() - start).count();
-}
-
-// ---- what registers alone reach: independent multiply-adds, nothing from memory
-
-#define EINKORN_PEAK_REGISTERS(op, r)                                                                      \
-  op " %%" r "15,%%" r "14,%%" r "0\n" op " %%" r "15,%%" r "14,%%" r "1\n" op " %%" r "15,%%" r "14,%%" r \
-     "2\n" op " %%" r "15,%%" r "14,%%" r "3\n" op " %%" r "15,%%" r "14,%%" r "4\n" op " %%" r "15,%%" r  \
-     "14,%%" r "5\n" op " %%" r "15,%%" r "14,%%" r "6\n" op " %%" r "15,%%" r "14,%%" r "7\n" op " %%" r  \
-     "15,%%" r "14,%%" r "8\n" op " %%" r "15,%%" r "14,%%" r "9\n"
-#define EINKORN_PEAK(name, op, r)                                                                    \
-  [[gnu::noinline]] void name(int rounds) {                                                          \
-    for (int i = 0; i < rounds; ++i)                                                                 \
-      __asm__ volatile(EINKORN_PEAK_REGISTERS(op, r)::                                               \
-                           : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", \
-                             "xmm9");                                                                \
-  }
-EINKORN_PEAK(fma_ymm, "vfmadd231ps", "ymm")
-EINKORN_PEAK(fma_zmm, "vfmadd231ps", "zmm")
-EINKORN_PEAK(dpbf16_zmm, "vdpbf16ps", "zmm")
-EINKORN_PEAK(dpbusd_zmm, "vpdpbusd", "zmm")
-EINKORN_PEAK(maddwd_ymm, "vpmaddwd", "ymm")
-
-/// GFLOP/s (integer: Gop/s) of one core, best of many short runs; 0 where it is not measured.
-double register_peak(isa level, dtype type) {
-  const bool integer = type == dtype::u8 || type == dtype::s8;
-  void (*loop)(int) = nullptr;
-  double flops = 0;  // per instruction
-  if (level >= isa::avx512_vnni) {
-    const bool native = level >= isa::avx512_bf16 && type == dtype::bf16 && !einkorn::detail::widens_bf16();
-    loop = integer ? dpbusd_zmm : native ? dpbf16_zmm : fma_zmm;
-    flops = integer ? 128 : native ? 64 : 32;
-  } else if (level == isa::avx2) {
-    loop = integer ? maddwd_ymm : fma_ymm;
-    flops = integer ? 32 : 16;
-  }
-  if (loop == nullptr) return 0;
-  double best = 1e30;
-  for (int i = 0; i < 400; ++i) {
-    const auto start = clock::now();
-    loop(2000);
-    best = std::min(best, seconds_since(start));
-  }
-  return flops * 10 * 2000 / best * 1e-9;
-}
-
-// ---- one benchmark
-
-struct settings {
-  gemm_shape shape;
+struct types {
+  const char* name;
   dtype a, b, c;
-  isa level;
-  bool packed;
-  int threads;
+};
+constexpr types all_types[] = {
+    {"f32", dtype::f32, dtype::f32, dtype::f32},        {"bf16", dtype::bf16, dtype::bf16, dtype::bf16},
+    {"bf16_f32", dtype::bf16, dtype::bf16, dtype::f32}, {"fp16", dtype::fp16, dtype::fp16, dtype::fp16},
+    {"fp16_f32", dtype::fp16, dtype::fp16, dtype::f32}, {"u8s8", dtype::u8, dtype::s8, dtype::i32},
+    {"s8s8", dtype::s8, dtype::s8, dtype::i32}};
+
+struct shape {
+  index batch, rows, cols, depth;
+  bool a_transposed, b_transposed;
+  bool quick = false;
+  double flop() const { return 2.0 * static_cast<double>(batch * rows * cols) * static_cast<double>(depth); }
+  std::string text() const {
+    return std::string(a_transposed ? "T" : "N") + (b_transposed ? "T" : "N") + "/" +
+           (batch > 1 ? std::to_string(batch) + "x" : "") + std::to_string(rows) + "x" +
+           std::to_string(cols) + "x" + std::to_string(depth);
+  }
+};
+constexpr bool T = true, N = false;
+constexpr shape shapes[] = {
+    // BERT-base, 12 x 384 tokens: forward, gradients of inputs, gradients of weights, attention's products
+    {1, 4608, 768, 768, N, T, true},
+    {1, 4608, 3072, 768, N, T},
+    {1, 4608, 768, 3072, N, T, true},
+    {1, 4608, 768, 768, N, N},
+    {1, 4608, 768, 3072, N, N},
+    {1, 4608, 3072, 768, N, N},
+    {1, 768, 768, 4608, T, N, true},
+    {1, 3072, 768, 4608, T, N},
+    {144, 384, 384, 64, N, T, true},
+    {144, 384, 64, 384, N, N, true},
+    // small
+    {1, 8, 8, 8, N, N},
+    {1, 16, 16, 16, N, N},
+    {1, 32, 32, 32, N, N},
+    {1, 48, 48, 48, N, N},
+    {1, 64, 64, 64, N, N, true},
+    {1, 96, 96, 96, N, N},
+    {1, 128, 128, 128, N, N, true},
+    {1, 17, 333, 129, N, N, true},
+    {1, 64, 64, 64, N, T},
+    {1, 128, 128, 128, N, T},
+    {1, 17, 333, 129, N, T},
+    // one and a few rows, weights in cache and beyond
+    {1, 1, 768, 768, N, T},
+    {1, 1, 3072, 768, N, T},
+    {1, 1, 4096, 4096, N, T, true},
+    {1, 1, 8192, 8192, N, T},
+    {1, 1, 768, 768, N, N},
+    {1, 1, 8192, 8192, N, N},
+    {1, 4, 768, 768, N, T},
+    {1, 4, 8192, 8192, N, T},
+    {1, 16, 768, 768, N, T},
+    {1, 16, 3072, 768, N, T},
+    {1, 16, 4096, 4096, N, T},
+    // tall and skinny, square
+    {1, 4608, 2, 768, N, T},
+    {1, 4608, 64, 768, N, T},
+    {1, 64, 4608, 768, N, T},
+    {1, 2, 768, 4608, T, N},
+    {1, 512, 512, 512, N, T},
+    {1, 2048, 2048, 2048, N, T},
 };
 
-einkorn::executor executor_of(int threads) {
-#if defined(_OPENMP)
-  return einkorn::openmp_executor(threads);
-#else
-  static_cast<void>(threads);
-  return einkorn::serial_executor();
-#endif
+any_matrix matrix(const memory& m, dtype type, index rows, index cols, bool transposed) {
+  any_matrix out;
+  out.data = m.data();
+  out.rows = rows;
+  out.cols = cols;
+  out.stride = transposed ? rows : cols;
+  out.type = type;
+  out.transposed = transposed;
+  return out;
 }
 
-/// Small numbers, so that no product is denormal or infinite.
-std::vector<char> filled(dtype type, index count) {
-  std::vector<char> bytes(static_cast<std::size_t>(count * size_of(type)) + 64);
-  unsigned state = 1;
-  for (index i = 0; i < count; ++i) {
-    state = state * 1664525u + 1013904223u;
-    const float x = static_cast<float>(state >> 24) / 256.0f - 0.5f;
-    char* const to = bytes.data() + i * size_of(type);
-    const auto put = [&](auto value) { std::memcpy(to, &value, sizeof(value)); };
-    if (type == dtype::f32) put(x);
-    if (type == dtype::bf16) put(einkorn::bf16(x));
-    if (type == dtype::fp16) put(einkorn::fp16(x));
-    if (type == dtype::u8 || type == dtype::s8) put(static_cast<std::int8_t>(state >> 25));
+/// The operands of one product, and our way of multiplying them.
+struct product {
+  shape s;
+  types t;
+  memory a, b, c;
+  einkorn::packed_matrix weights;
+  einkorn::executor exec = executor();
+
+  product(const shape& s_, const types& t_, bool packed) : s(s_), t(t_) {
+    a = memory(s.batch * s.rows * s.depth * size_of(t.a));
+    b = memory(s.batch * s.depth * s.cols * size_of(t.b));
+    c = memory(s.batch * s.rows * s.cols * size_of(t.c));
+    fill(a, t.a, 1);
+    fill(b, t.b, 2);
+    if (packed) pack_into(weights, b_matrix(), t.a, exec);
   }
-  return bytes;
-}
+  any_matrix a_matrix() const { return matrix(a, t.a, s.rows, s.depth, s.a_transposed); }
+  any_matrix b_matrix() const { return matrix(b, t.b, s.depth, s.cols, s.b_transposed); }
+  any_matrix c_matrix() const { return matrix(c, t.c, s.rows, s.cols, false); }
 
-void run(benchmark::State& state, const settings& s) {
-  const gemm_shape& g = s.shape;
-  einkorn::force_isa(s.level);
-  const std::vector<char> a_memory = filled(s.a, g.batch * g.rows * g.depth);
-  const std::vector<char> b_memory = filled(s.b, g.batch * g.depth * g.cols);
-  std::vector<char> c_memory(static_cast<std::size_t>(g.batch * g.rows * g.cols * size_of(s.c)) + 64);
-  const auto matrix = [](const void* data, dtype type, index rows, index cols, bool transposed) {
-    einkorn::any_matrix m;
-    m.data = const_cast<void*>(data);
-    m.rows = rows;
-    m.cols = cols;
-    m.stride = transposed ? rows : cols;
-    m.type = type;
-    m.transposed = transposed;
-    return m;
-  };
-  const einkorn::any_matrix a = matrix(a_memory.data(), s.a, g.rows, g.depth, g.a_transposed);
-  const einkorn::any_matrix b = matrix(b_memory.data(), s.b, g.depth, g.cols, g.b_transposed);
-  const einkorn::any_matrix c = matrix(c_memory.data(), s.c, g.rows, g.cols, false);
-  const einkorn::executor exec = executor_of(s.threads);
-  const einkorn::batch_layout batch{g.batch, g.rows * g.depth, g.depth * g.cols, g.rows * g.cols};
-  einkorn::packed_matrix packed;
-  if (s.packed) pack_into(packed, b, s.a, exec);
-  const auto ours = [&] {
-    if (s.packed)
-      einkorn::detail::gemm_packed(a, packed, c, {}, exec, nullptr);
+  /// A checked call, as a caller makes it.
+  void multiply(const einkorn::epilogue& e = {}) const {
+    if (weights.data() != nullptr)
+      einkorn::detail::gemm_packed(a_matrix(), weights, c_matrix(), e, exec, nullptr);
     else
-      einkorn::detail::gemm_any(a, b, c, {}, batch, exec, nullptr);
-  };
-#if EINKORN_BENCH_ONEDNN
-#if defined(_OPENMP)
-  omp_set_num_threads(s.threads);
-#endif
-  onednn_matmul* const peer = onednn_prepare({g, s.a, s.b, s.c, a.data, b.data, c_memory.data()}, s.packed);
-  if (peer != nullptr) onednn_run(*peer);
-#endif
-  ours();
-  double best = 1e30, peer_best = 1e30;
-  std::vector<double> ratios;
-  for (auto _ : state) {
-    auto start = clock::now();
-    ours();
-    const double time = seconds_since(start);
-    state.SetIterationTime(time);
-    best = std::min(best, time);
-#if EINKORN_BENCH_ONEDNN
-    if (peer != nullptr) {
-      start = clock::now();
-      onednn_run(*peer);
-      const double peer_time = seconds_since(start);
-      peer_best = std::min(peer_best, peer_time);
-      ratios.push_back(peer_time / time);
-    }
-#endif
+      einkorn::detail::gemm_any(a_matrix(), b_matrix(), c_matrix(), e,
+                                {s.batch, s.rows * s.depth, s.depth * s.cols, s.rows * s.cols}, exec,
+                                nullptr);
   }
-  const double flops = 2e-9 * static_cast<double>(g.batch * g.rows * g.cols) * static_cast<double>(g.depth);
-  state.counters["GFLOP/s"] = flops / best;
-  const double peak = register_peak(s.level, s.a) * s.threads;
-  if (peak > 0) state.counters["%peak"] = 100 * flops / best / peak;
-  if (!ratios.empty()) {
-    std::nth_element(ratios.begin(), ratios.begin() + static_cast<index>(ratios.size() / 2), ratios.end());
-    state.counters["onednn"] = flops / peer_best;
-    state.counters["ratio"] = ratios[ratios.size() / 2];  // median of neighbouring calls; > 1: we are ahead
+};
+
+float value(const memory& m, dtype type, index i) {
+  switch (type) {
+    case dtype::f32:
+      return m.as<float>()[i];
+    case dtype::bf16:
+      return m.as<einkorn::bf16>()[i];
+    case dtype::fp16:
+      return m.as<einkorn::fp16>()[i];
+    default:
+      return static_cast<float>(m.as<std::int32_t>()[i]);
   }
-#if EINKORN_BENCH_ONEDNN
-  onednn_release(peer);
-#endif
-  einkorn::reset_isa();
 }
 
-constexpr gemm_shape shapes[] = {
-    {1, 4608, 768, 768, false, true},                                      // attention projections, forward
-    {1, 4608, 3072, 768, false, true},                                     // feed-forward up
-    {1, 4608, 768, 3072, false, true},                                     // feed-forward down
-    {1, 4608, 768, 768, false, false},                                     // gradients of the inputs
-    {1, 4608, 3072, 768, false, false}, {1, 768, 768, 4608, true, false},  // gradients of the weights
-    {1, 3072, 768, 4608, true, false},  {144, 384, 384, 64, false, true},  // attention scores
-    {144, 384, 64, 384, false, false},                                     // attention values
-    {1, 1, 768, 768, false, true},      {1, 17, 333, 129, false, true},   {1, 64, 64, 64, false, true},
-    {1, 128, 128, 128, false, true},    {1, 512, 512, 512, false, true},  {1, 2048, 2048, 2048, false, true},
-};
+/// Empty when the peer's C is ours within what rounding allows, else where it is not.
+std::string difference(const product& p, const memory& expected) {
+  if (p.t.c == dtype::i32)
+    return std::memcmp(p.c.data(), expected.data(), static_cast<std::size_t>(p.c.bytes())) == 0
+               ? ""
+               : "its integers are not ours";
+  const double eps = p.t.c == dtype::bf16 ? 0x1p-7 : p.t.c == dtype::fp16 ? 0x1p-10 : 0;
+  const double sums = static_cast<double>(p.s.depth) * 0.25 * static_cast<double>(p.s.depth + 2) * 0x1p-23;
+  const index count = p.c.bytes() / size_of(p.t.c);
+  for (index i = 0; i < count; ++i) {
+    const double ours = value(expected, p.t.c, i), theirs = value(p.c, p.t.c, i);
+    if (!(std::abs(ours - theirs) <= 2 * sums + eps * std::abs(ours)))
+      return "element " + std::to_string(i) + " is " + std::to_string(theirs) + ", ours " +
+             std::to_string(ours);
+  }
+  return "";
+}
+
+void run(benchmark::State& state, const std::string& title, const shape& s, const types& t, bool packed) {
+  const isa level = einkorn::active_isa();
+  const int threads = settings().threads;
+  const product p(s, t, packed);
+  p.multiply();
+  memory expected(p.c.bytes());
+  std::memcpy(expected.data(), p.c.data(), static_cast<std::size_t>(p.c.bytes()));
+
+  contest times;
+  times.add("einkorn", [&] { p.multiply(); });
+  const register_loop peak = register_peak(level, t.a);
+  if (peak.run) times.add("peak", peak.run);
+
+  // A few rows only: the weights are read once, as fast as memory gives them.
+  const bool skinny = s.rows <= 16 && s.batch == 1 && s.a_transposed == false;
+  if (skinny) times.add("stream", stream_loop({{stream::read, p.b.data(), p.b.bytes()}}, false));
+
+  // Where the type is widened to f32, our own f32 says what that costs.
+  std::unique_ptr<product> wide;
+  if (t.a == dtype::fp16 || (t.a == dtype::bf16 && level < isa::avx512_bf16)) {
+    wide = std::make_unique<product>(s, all_types[0], packed);
+    wide->multiply();
+    times.add("own_f32", [&] { wide->multiply(); });
+  }
+
+  std::vector<prepared> rivals;
+  rivals.reserve(load_peers().size());
+  std::string remarks;
+  for (const peer& who : load_peers()) {
+    if (who.functions == nullptr) continue;
+    const auto type = [](dtype d) { return static_cast<peer_type>(d); };
+    const peer_gemm problem{s.batch,   s.rows,     s.cols,         s.depth,        type(t.a),
+                            type(t.b), type(t.c),  s.a_transposed, s.b_transposed, packed,
+                            threads,   p.a.data(), p.b.data(),     p.c.data()};
+    prepared rival(who, problem);
+    if (!rival) {
+      if (std::getenv("EINKORN_BENCH_REFUSALS") != nullptr)
+        std::fprintf(stderr, "%s: %s %s\n", title.c_str(), who.name.c_str(), rival.refusal().c_str());
+      continue;
+    }
+    std::memset(p.c.data(), 0xff, static_cast<std::size_t>(p.c.bytes()));
+    rival.run();
+    if (const std::string wrong = difference(p, expected); !wrong.empty()) {
+      remarks += (remarks.empty() ? "" : ", ") + ("WRONG: " + who.name + ": " + wrong);
+      std::fprintf(stderr, "%s: %s computes another thing: %s\n", title.c_str(), who.name.c_str(),
+                   wrong.c_str());
+      continue;
+    }
+    rivals.push_back(std::move(rival));
+    const prepared* const call = &rivals.back();
+    times.add(who.name, [call] { call->run(); });
+  }
+
+  for (auto _ : state) times.measure();
+  state.counters["GFLOP/s"] = s.flop() / times.median(0) * 1e-9;
+  report(state, times, remarks);
+  if (peak.run) {  // the share of the peak: what registers alone would take for the same work, over ours
+    state.counters["%peak"] = 100 * times.ratio_to(1).median * s.flop() / peak.flop;
+    state.counters["peak_GFLOP/s"] = peak.flop / times.median(1) * 1e-9;
+  }
+}
+
+/// GEMM + bias + GELU with the pre-activation stored, against the bare product: own_bare_ratio is its time
+/// over the whole's.
+void run_epilogue(benchmark::State& state, const shape& s, const types& t) {
+  const product p(s, t, true);
+  memory pre(p.c.bytes()), bias(s.cols * 4);
+  fill(bias, dtype::f32, 3);
+  einkorn::epilogue e;
+  e.bias = bias.as<float>();
+  e.act = einkorn::activation::gelu;
+  e.preactivation = matrix(pre, t.c, s.rows, s.cols, false);
+  contest times;
+  times.add("einkorn", [&] { p.multiply(e); });
+  times.add("own_bare", [&] { p.multiply(); });
+  for (auto _ : state) times.measure();
+  state.counters["GFLOP/s"] = s.flop() / times.median(0) * 1e-9;
+  report(state, times, "");
+}
+
+template <class Run>
+void add(const std::string& name, Run body) {
+  benchmark::RegisterBenchmark(name.c_str(), body)->UseManualTime()->Unit(benchmark::kMicrosecond);
+}
+
+/// Two threads are worth a look where there is work for them. The types beside the usual three are measured
+/// at fewer of the large shapes.
+bool wanted(const shape& s, std::string_view type) {
+  const bool usual = type == "f32" || type == "bf16" || type == "u8s8";
+  if (settings().quick) return s.quick && usual && (settings().threads == 1 || s.flop() >= 1e9);
+  return (usual || s.quick || s.flop() < 1e8) && (settings().threads == 1 || s.flop() >= 1e6);
+}
 
 }  // namespace
 
 void register_gemm() {
-  struct types {
-    const char* name;
-    dtype a, b, c;
+  const isa level = einkorn::active_isa();
+  const std::string tail = "/threads:" + std::to_string(settings().threads);
+  const auto begin = [&](const char* operation, const types& t) {
+    return std::string(operation) + "/" + t.name + "/" + einkorn::name(level) + "/";
   };
-  constexpr types all[] = {{"f32", dtype::f32, dtype::f32, dtype::f32},
-                           {"bf16", dtype::bf16, dtype::bf16, dtype::bf16},
-                           {"fp16", dtype::fp16, dtype::fp16, dtype::fp16},
-                           {"u8s8", dtype::u8, dtype::s8, dtype::i32},
-                           {"s8s8", dtype::s8, dtype::s8, dtype::i32}};
-  for (int i = einkorn::isa_count - 1; i >= 0; --i) {
-    const isa level = static_cast<isa>(i);
-    if (!einkorn::isa_available(level)) continue;
-    for (const types& t : all) {
-      for (const gemm_shape& g : shapes) {
-        for (const bool packed : {false, true}) {
-          if (packed && g.batch > 1) continue;
-          std::string name = std::string("gemm/") + t.name + "/" + einkorn::name(level) + "/" +
-                             (g.a_transposed ? "T" : "N") + (g.b_transposed ? "T" : "N") + "/" +
-                             (g.batch > 1 ? std::to_string(g.batch) + "x" : "") + std::to_string(g.rows) +
-                             "x" + std::to_string(g.cols) + "x" + std::to_string(g.depth) +
-                             (packed ? "/packed" : "");
-          for (const int threads : {1, 2}) {
-            const settings s{g, t.a, t.b, t.c, level, packed, threads};
-            benchmark::RegisterBenchmark((name + "/threads:" + std::to_string(threads)).c_str(),
-                                         [s](benchmark::State& state) { run(state, s); })
-                ->UseManualTime()
-                ->Unit(benchmark::kMicrosecond);
-          }
-        }
+  for (const types& t : all_types) {
+    const std::string_view type = t.name;
+    for (const shape& s : shapes) {
+      if (!wanted(s, type)) continue;
+      for (const bool packed : {false, true}) {
+        if (packed && s.batch > 1) continue;
+        const std::string title = begin("gemm", t) + s.text() + (packed ? "/packed" : "") + tail;
+        add(title, [=](benchmark::State& state) { run(state, title, s, t, packed); });
       }
     }
+  }
+  for (const types& t : all_types) {
+    if (t.c != t.a) continue;
+    for (const shape& s : {shapes[0], shapes[1]})
+      if (wanted(s, t.name))
+        add(begin("gemm_bias_gelu", t) + s.text() + "/packed" + tail,
+            [s, t](benchmark::State& state) { run_epilogue(state, s, t); });
   }
 }
 
