@@ -2,10 +2,32 @@
 
 #include <sys/resource.h>
 
+#include <atomic>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
 
 namespace bert_qa {
+namespace {
+
+einkorn::allocator usual;
+std::atomic<std::int64_t> allocated{0};
+
+}  // namespace
+
+void count_allocations() {
+  usual = einkorn::set_allocator({nullptr,
+                                  [](void*, einkorn::index bytes) {
+                                    allocated += bytes;
+                                    return usual.allocate(usual.context, bytes);
+                                  },
+                                  [](void*, void* memory, einkorn::index bytes) {
+                                    allocated -= bytes;
+                                    usual.release(usual.context, memory, bytes);
+                                  }});
+}
+
+std::size_t allocated_bytes() { return static_cast<std::size_t>(allocated.load()); }
 
 memory_block::memory_block(std::size_t bytes) : memory_(static_cast<einkorn::index>(bytes)) {
   if (bytes > 0) std::memset(memory_.data(), 0, bytes);
@@ -29,7 +51,7 @@ std::string memory_text(std::span<const memory_use> uses, std::size_t peak_bytes
     if (use.bytes != 0) line(use.purpose, use.bytes);
   const std::size_t sum = total_bytes(uses);
   line("sum", sum);
-  if (peak_bytes > sum) line("program, data, scratch of the kernels", peak_bytes - sum);
+  if (peak_bytes > sum) line("program, data, rounding to pages", peak_bytes - sum);
   return "memory after the first step, MiB\n" + text;
 }
 

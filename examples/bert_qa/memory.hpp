@@ -31,6 +31,10 @@ struct memory_use {
   std::size_t bytes = 0;
 };
 
+/// From now on what goes through the library's allocation hook is counted. Once, before the first allocation.
+void count_allocations();
+std::size_t allocated_bytes();  ///< taken and not given back since
+
 std::size_t total_bytes(std::span<const memory_use> uses);
 
 /// A table in MiB, one line each, with the sum and what the process had at its peak beside it.

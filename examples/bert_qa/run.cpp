@@ -102,6 +102,7 @@ class session {
   explicit session(flags given) : given_(std::move(given)) {}
 
   void run() {
+    count_allocations();
     for (const std::string& note : given_.notes) say(note);
     use_threads(given_.threads);
     const einkorn::isa level = einkorn::active_isa();
@@ -128,6 +129,7 @@ class session {
     std::vector<memory_use> uses = table_->memory();
     const std::vector<memory_use> model = model_->memory();
     uses.insert(uses.end(), model.begin(), model.end());
+    uses.push_back({"scratch of the kernels", allocated_bytes() - total_bytes(uses)});
     return uses;
   }
 
