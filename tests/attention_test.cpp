@@ -1,8 +1,10 @@
-// Attention and its gradients on every level against reference/attention.hpp, with bounds that follow each
-// rounding through the formulas; masks, lengths, NaN behind a mask, threads, errors.
+// Attention and its gradients on every level (amx through the emulator where there are no tiles) against
+// reference/attention.hpp, with bounds that follow each rounding through the formulas; masks, lengths around
+// every block, NaN behind a mask, threads, errors.
 #include "support.hpp"
 
 #include <einkorn/reference/attention.hpp>
+#include <einkorn/testing/amx_emulator.hpp>
 
 namespace test {
 
@@ -11,6 +13,12 @@ using namespace einkorn;
 namespace {
 
 std::size_t at(index i) { return static_cast<std::size_t>(i); }
+
+template <class Body>
+void on_each_level_and_amx(const Body& body) {
+  const testing::amx_emulator emulator;
+  on_each_level(body);
+}
 
 /// The gradient of a scalar with respect to out is dout; everything the kernels read and write.
 template <class T>
@@ -58,7 +66,9 @@ verdict judge(const problem<T>& p) {
   verdict worst;
   const int heads = p.options.heads;
   const index width = p.hidden / heads, hidden = p.hidden;
-  const double scale = 1 / std::sqrt(static_cast<double>(width)), f = 0x1p-23, eps = test::eps_of<T>;
+  const double f = 0x1p-23, eps = test::eps_of<T>;
+  const double scale =
+      p.options.scale != 0 ? static_cast<double>(p.options.scale) : 1 / std::sqrt(static_cast<double>(width));
   const double tiny = test::tiny_of<T>;
   const auto qkv = p.qkv.const_view();
   const auto dout = p.dout.const_view();
@@ -79,7 +89,7 @@ verdict judge(const problem<T>& p) {
         for (index j = 0; j < keys; ++j) {
           double sum = 0;
           for (index c = 0; c < width; ++c) sum += std::abs(value(i, qc + c) * value(j, kc + c));
-          score_error = std::max(score_error, sum * scale * f * static_cast<double>(width + 4));
+          score_error = std::max(score_error, sum * std::abs(scale) * f * static_cast<double>(width + 4));
         }
         const double relative = 2 * score_error + f * static_cast<double>(keys + 16);
         if (keys > 0)
@@ -117,8 +127,8 @@ verdict judge(const problem<T>& p) {
                                   weight * (k * f * static_cast<double>(width + 2) * magnitude + d_error) +
                                   (eps + f * static_cast<double>(s.rows + keys)) * std::abs(ds) + tiny;
           for (index c = 0; c < width; ++c) {
-            dq[at(c)] += scale * ds_error * std::abs(value(j, kc + c));
-            dk[at(j * width + c)] += scale * ds_error * std::abs(value(i, qc + c));
+            dq[at(c)] += std::abs(scale) * ds_error * std::abs(value(j, kc + c));
+            dk[at(j * width + c)] += std::abs(scale) * ds_error * std::abs(value(i, qc + c));
             dv[at(j * width + c)] +=
                 (weight * k * (relative + eps + f * static_cast<double>(s.rows)) + tiny) *
                 std::abs(static_cast<double>(dout(first + i, qc + c)));
@@ -166,10 +176,16 @@ TEST_CASE_TEMPLATE("forward and backward agree with the reference", T, float, bf
       {packed({5, 1, 17}), 2, 16, 0},
       {packed({33, 15}), 3, 20, 0.1f},
       {{{0, 40, 31, 2}, {40, 40, 40, 3}, {80, 40, 1, 4}, {120, 40, 0, 9}}, 2, 32, 0.1f},  // padded
-      {packed({129, 128}), 1, 7, 0.5f},  // two blocks of queries
+      {packed({129, 128}), 1, 7, 0.5f},
+      {{{0, 193, 129, 1}, {193, 192, 127, 2}}, 1, 33, 0.2f},  // blocks of the backward pass, and one more
+      {packed({13, 14, 15, 31, 32, 33}), 1, 65, 0.1f},        // tiles of every level
   };
-  if (!test::quick()) shapes.push_back({{{0, 384, 384, 0}, {384, 384, 300, 1}}, 2, 64, 0.1f});
-  test::on_each_level([&](isa) {
+  if (!test::quick()) {
+    shapes.push_back({{{0, 384, 384, 0}, {384, 384, 300, 1}}, 2, 64, 0.1f});
+    shapes.push_back({packed({511, 512, 513}), 1, 4, 0.1f});  // blocks of keys of the forward pass
+    shapes.push_back({packed({1100}), 1, 8, 0});
+  }
+  on_each_level_and_amx([&](isa) {
     for (const shape& s : shapes) {
       INFO("rows ", s.sequences.back().first_row + s.sequences.back().rows, " width ", s.width, " p ", s.p);
       problem<T> p(s.sequences, s.heads, s.width, s.p);
@@ -232,39 +248,201 @@ TEST_CASE("the reference's gradients are the slopes of its outputs") {
   }
 }
 
-TEST_CASE("the same bits for any number of threads, and beside other sequences or alone") {
-  test::on_each_level([&](isa) {
-    problem<bf16> first({{0, 50, 37, 4}, {50, 50, 50, 8}}, 3, 16, 0.1f);
+TEST_CASE_TEMPLATE("the same bits for any number of threads", T, float, bf16, fp16) {
+  // Lengths that are cut into other blocks of queries when there are more threads.
+  const std::vector<sequence> sequences = {{0, 50, 37, 4}, {50, 210, 210, 8}};
+  on_each_level_and_amx([&](isa) {
+    problem<T> first(sequences, 3, 16, 0.1f);
     first.forward();
     first.backward();
     test::with_thread_counts([&](const executor& exec) {
-      problem<bf16> again({{0, 50, 37, 4}, {50, 50, 50, 8}}, 3, 16, 0.1f);
+      problem<T> again(sequences, 3, 16, 0.1f);
       again.forward(exec);
       again.backward(exec);
       CHECK(test::same_bits(first.out.memory, again.out.memory));
+      CHECK(test::same_bits(first.lse, again.lse));
       CHECK(test::same_bits(first.dqkv.memory, again.dqkv.memory));
     });
   });
 }
 
-TEST_CASE("NaN behind the keys does not leak, and no key at all gives zeros") {
-  test::on_each_level([&](isa) {
-    problem<float> clean({{0, 20, 13, 1}, {20, 6, 0, 2}}, 1, 16, 0);
-    problem<float> dirty({{0, 20, 13, 1}, {20, 6, 0, 2}}, 1, 16, 0);
-    for (index row = 13; row < 26; ++row)
-      for (index col = 16; col < 48; ++col) dirty.qkv.view()(row, col) = row % 2 == 0 ? NAN : INFINITY;
-    clean.forward();
-    dirty.forward();
-    clean.backward();
-    dirty.backward();
-    CHECK(test::same_bits(clean.out.memory, dirty.out.memory));
-    CHECK(test::same_bits(clean.dqkv.memory, dirty.dqkv.memory));
-    for (index row = 20; row < 26; ++row)
-      for (index col = 0; col < 16; ++col) REQUIRE(clean.out.view()(row, col) == 0);
-    CHECK(clean.lse[20] == -INFINITY);
-    for (index row = 13; row < 26; ++row)
-      for (index col = 16; col < 48; ++col) REQUIRE(clean.dqkv.view()(row, col) == 0);
+TEST_CASE("the same bits padded, packed, and beside other sequences") {
+  on_each_level_and_amx([&](isa) {
+    problem<bf16> alone({{0, 37, 37, 4}}, 2, 16, 0.1f),
+        beside({{0, 11, 11, 1}, {11, 50, 37, 4}}, 2, 16, 0.1f);
+    for (index row = 0; row < 37; ++row) {
+      std::copy_n(&alone.qkv.view()(row, 0), 96, &beside.qkv.view()(11 + row, 0));
+      std::copy_n(&alone.dout.view()(row, 0), 32, &beside.dout.view()(11 + row, 0));
+    }
+    for (index row = 37; row < 50; ++row)  // queries of the padding weigh on no gradient
+      std::fill_n(&beside.dout.view()(11 + row, 0), 32, bf16(0.0f));
+    for (problem<bf16>* p : {&alone, &beside}) {
+      p->forward();
+      p->backward();
+    }
+    for (index row = 0; row < 37; ++row) {
+      CHECK(std::memcmp(&alone.out.view()(row, 0), &beside.out.view()(11 + row, 0), 64) == 0);
+      CHECK(std::memcmp(&alone.dqkv.view()(row, 0), &beside.dqkv.view()(11 + row, 0), 64) == 0);  // dQ
+    }
   });
+}
+
+TEST_CASE_TEMPLATE("a scale of one's own, large scores, and a negative scale", T, float, bf16, fp16) {
+  on_each_level_and_amx([&](isa) {
+    for (const float scale : {3.0f, -0.5f}) {
+      INFO("scale ", scale);
+      problem<T> p({{0, 40, 33, 1}}, 2, 16, 0.1f, 4);
+      p.options.scale = scale;
+      p.forward();
+      p.backward();
+      const verdict v = judge(p);
+      CHECK(v.out <= 1);
+      CHECK(v.lse <= 1);
+      CHECK(v.gradients <= 1);
+    }
+  });
+}
+
+TEST_CASE("exponentials over their whole range, one a query") {
+  const int n = 3000;
+  on_each_level_and_amx([&](isa) {
+    problem<float> p({{0, n, 2, 1}}, 1, 1, 0);
+    p.options.scale = 1;
+    for (index i = 0; i < n; ++i) p.qkv.view()(i, 0) = -104.0f * static_cast<float>(i) / n;
+    for (const index key : {0, 1}) p.qkv.view()(key, 1) = p.qkv.view()(key, 2) = static_cast<float>(key);
+    p.forward();
+    for (index i = 0; i < n; ++i) {
+      const double x = static_cast<double>(p.qkv.view()(i, 0)), e = std::exp(x);
+      CHECK(within(static_cast<double>(p.out.view()(i, 0)), e / (1 + e),
+                   0x1p-23 * (4 + 2 * std::abs(x)) * e + 0x1p-126));
+    }
+  });
+}
+
+TEST_CASE("a query without a finite score gives zeros and takes part in no gradient") {
+  on_each_level_and_amx([&](isa) {
+    problem<float> p({{0, 18, 18, 1}}, 1, 8, 0), other({{0, 18, 18, 1}}, 1, 8, 0);
+    for (problem<float>* x : {&p, &other}) {
+      for (index row = 0; row < 18; ++row)
+        for (index col = 0; col < 8; ++col) x->qkv.view()(row, 8 + col) = col == 0 ? 1.0f : 0.0f;
+      x->qkv.view()(5, 0) = -3e38f;  // finite, but not when scaled
+      x->options.scale = 100;
+    }
+    for (index col = 0; col < 8; ++col) other.dout.view()(5, col) *= -3;
+    for (problem<float>* x : {&p, &other}) {
+      x->forward();
+      x->backward();
+    }
+    CHECK(p.lse[5] == -INFINITY);
+    for (index col = 0; col < 8; ++col) {
+      CHECK(p.out.view()(5, col) == 0);
+      CHECK(p.dqkv.view()(5, col) == 0);
+    }
+    CHECK(test::same_bits(p.dqkv.memory, other.dqkv.memory));
+  });
+}
+
+TEST_CASE_TEMPLATE("NaN behind the keys does not leak, and no key at all gives zeros", T, float, bf16, fp16) {
+  on_each_level_and_amx([&](isa) {
+    for (const float p : {0.0f, 0.1f}) {
+      problem<T> clean({{0, 20, 13, 1}, {20, 6, 0, 2}}, 1, 16, p);
+      problem<T> dirty({{0, 20, 13, 1}, {20, 6, 0, 2}}, 1, 16, p);
+      for (index row = 13; row < 26; ++row)
+        for (index col = 16; col < 48; ++col)
+          dirty.qkv.view()(row, col) = T(row % 2 == 0 ? std::numeric_limits<float>::quiet_NaN()
+                                                      : std::numeric_limits<float>::infinity());
+      for (problem<T>* x : {&clean, &dirty}) {
+        x->forward();
+        x->backward();
+      }
+      CHECK(test::same_bits(clean.out.memory, dirty.out.memory));
+      CHECK(test::same_bits(clean.dqkv.memory, dirty.dqkv.memory));
+      for (index row = 20; row < 26; ++row)
+        for (index col = 0; col < 16; ++col) REQUIRE(static_cast<float>(clean.out.view()(row, col)) == 0);
+      CHECK(clean.lse[20] == -INFINITY);
+      for (index row = 13; row < 26; ++row)
+        for (index col = 16; col < 48; ++col) REQUIRE(static_cast<float>(clean.dqkv.view()(row, col)) == 0);
+    }
+  });
+}
+
+TEST_CASE("what memory held before is not seen") {
+  on_each_level_and_amx([&](isa) {
+    problem<bf16> p({{0, 29, 27, 1}}, 1, 15, 0.1f), again({{0, 29, 27, 1}}, 1, 15, 0.1f);
+    p.forward();
+    p.backward();
+    problem<bf16> nan({{0, 200, 200, 1}}, 1, 15, 0.1f);  // leaves NaN all over the workspace
+    for (index row = 0; row < 200; ++row)
+      for (index col = 0; col < 45; ++col) nan.qkv.view()(row, col) = bf16(NAN);
+    nan.forward();
+    again.forward();
+    CHECK(test::same_bits(p.out.memory, again.out.memory));
+    nan.backward();
+    again.backward();
+    CHECK(test::same_bits(p.dqkv.memory, again.dqkv.memory));
+    CHECK(std::isnan(static_cast<float>(nan.out.view()(0, 0))));
+    CHECK(std::isnan(static_cast<float>(nan.dqkv.view()(0, 0))));
+  });
+}
+
+TEST_CASE("a sequence of 100,000 tokens") {
+  const index n = quick() ? 3000 : 100000, width = 4;
+  problem<float> p({{0, static_cast<std::int32_t>(n), static_cast<std::int32_t>(n), 0}}, 1, width, 0);
+  p.forward(thread_executor(2));
+  p.backward();
+  const auto x = [&](index row, index col) { return static_cast<double>(p.qkv.view()(row, col)); };
+  const auto dout = [&](index row, index c) { return static_cast<double>(p.dout.view()(row, c)); };
+  const auto out = [&](index row, index c) { return static_cast<double>(p.out.view()(row, c)); };
+  const auto score = [&](index i, index j) {
+    double sum = 0;
+    for (index c = 0; c < width; ++c) sum += x(i, c) * x(j, width + c);
+    return sum / 2;
+  };
+  const auto dp_less_mean = [&](index i, index j) {
+    double sum = 0;
+    for (index c = 0; c < width; ++c) sum += dout(i, c) * (x(j, 2 * width + c) - out(i, c));
+    return sum;
+  };
+  // Scores are below 2 and lse below 14. Sums run over blocks of at most 512 and then over at most 800 of
+  // them.
+  const double relative = 0x1p-23 * (1400 + 16 + 2 * 8);
+  for (const index i : {index{0}, n / 2 + 1, n - 1}) {
+    INFO("query ", i);
+    double sum = 0, o[width] = {}, o_magnitude[width] = {}, dq[width] = {}, dq_magnitude[width] = {};
+    for (index j = 0; j < n; ++j) sum += std::exp(score(i, j));
+    for (index j = 0; j < n; ++j) {
+      const double weight = std::exp(score(i, j)) / sum, ds = weight * dp_less_mean(i, j) / 2;
+      for (index c = 0; c < width; ++c) {
+        o[c] += weight * x(j, 2 * width + c);
+        o_magnitude[c] += weight * std::abs(x(j, 2 * width + c));
+        dq[c] += ds * x(j, width + c);
+        dq_magnitude[c] += (std::abs(ds) + weight) * std::abs(x(j, width + c));
+      }
+    }
+    CHECK(within(static_cast<double>(p.lse[i]), std::log(sum), relative));
+    for (index c = 0; c < width; ++c) {
+      CHECK(within(out(i, c), o[c], relative * o_magnitude[c]));
+      CHECK(within(static_cast<double>(p.dqkv.view()(i, c)), dq[c], relative * dq_magnitude[c]));
+    }
+  }
+  for (const index j : {index{1}, n / 3, n - 2}) {
+    INFO("key ", j);
+    double dk[width] = {}, dk_magnitude[width] = {}, dv[width] = {}, dv_magnitude[width] = {};
+    for (index i = 0; i < n; ++i) {
+      const double weight = std::exp(score(i, j) - static_cast<double>(p.lse[i]));
+      const double ds = weight * dp_less_mean(i, j) / 2;
+      for (index c = 0; c < width; ++c) {
+        dk[c] += ds * x(i, c);
+        dk_magnitude[c] += (std::abs(ds) + weight) * std::abs(x(i, c));
+        dv[c] += weight * dout(i, c);
+        dv_magnitude[c] += weight * std::abs(dout(i, c));
+      }
+    }
+    for (index c = 0; c < width; ++c) {
+      CHECK(within(static_cast<double>(p.dqkv.view()(j, width + c)), dk[c], relative * dk_magnitude[c]));
+      CHECK(within(static_cast<double>(p.dqkv.view()(j, 2 * width + c)), dv[c], relative * dv_magnitude[c]));
+    }
+  }
 }
 
 TEST_CASE("rows of no sequence are not written") {

@@ -12,7 +12,7 @@ struct gemm_shape {
 };
 
 /// Shapes around every tile edge of every level (mr 6 and 14 and 32, nr 8, 16, 32, lanes 4, 8, 16, depth
-/// steps of 2, 4, 32, 64 and blocks of 512 groups), primes, 0 and 1.
+/// steps of 2, 4, 32, 64 and blocks of 1024 groups), primes, 0 and 1.
 inline std::vector<gemm_shape> gemm_shapes() {
   std::vector<gemm_shape> shapes = {{0, 5, 3},   {5, 0, 3},   {5, 3, 0},     {1, 1, 1},    {1, 768, 3},
                                     {768, 1, 5}, {1, 1, 700}, {17, 33, 129}, {53, 61, 67}, {97, 101, 103}};
@@ -21,10 +21,14 @@ inline std::vector<gemm_shape> gemm_shapes() {
   for (const index cols : {1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65})
     shapes.push_back({19, cols, 37});
   for (const index depth :
-       {1, 2, 3, 4, 5, 15, 16, 17, 31, 32, 33, 63, 64, 65, 511, 512, 513, 1024, 1031, 2049})
+       {1, 2, 3, 4, 5, 15, 16, 17, 31, 32, 33, 63, 64, 65, 511, 512, 513, 1024, 1031, 2049, 4099})
     shapes.push_back({15, 35, depth});
   shapes.push_back({523, 70, 41});    // several row tasks, shared panels
   shapes.push_back({529, 67, 1031});  // and several depth blocks
+  // Few rows: dot products of columns as they lie, four panels of packed B at a time.
+  for (const gemm_shape s :
+       {gemm_shape{1, 131, 2101}, {2, 270, 300}, {3, 133, 1100}, {4, 33, 2100}, {16, 9, 700}})
+    shapes.push_back(s);
   return shapes;
 }
 

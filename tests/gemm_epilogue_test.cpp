@@ -232,8 +232,8 @@ TEST_CASE("memory comes from the hook, in one allocation per packed matrix, and 
                            }};
   const allocator before = set_allocator(counting);
   {
-    guarded_matrix<bf16> a(40, 50), b(50, 60);
-    guarded_matrix<float> c(40, 60);
+    guarded_matrix<bf16> a(240, 250), b(250, 360);  // small products take the stack
+    guarded_matrix<float> c(240, 360);
     const packed_matrix packed = pack(b.const_view());
     CHECK(allocated == 1);
     workspace own;

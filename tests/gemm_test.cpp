@@ -84,12 +84,15 @@ TEST_CASE("the same bits for 1, 2, 3 and 7 threads, plain and packed, and with a
       guarded_matrix<float> first(s.rows, s.cols);
       gemm(a.view, b.view, first.view(), {}, serial_executor());
       const packed_matrix packed = pack(b.view);
+      guarded_matrix<float> first_packed(s.rows, s.cols);
+      gemm(a.view, packed, first_packed.view(), {}, serial_executor());
+      if (s.rows > 16) CHECK(same_bits(first.memory, first_packed.memory));  // fewer: dot products
       with_thread_counts([&](const executor& exec) {
         guarded_matrix<float> c(s.rows, s.cols), d(s.rows, s.cols);
         gemm(a.view, b.view, c.view(), {}, exec);
         CHECK(same_bits(first.memory, c.memory));
         gemm(a.view, packed, d.view(), {}, exec);
-        CHECK(same_bits(first.memory, d.memory));
+        CHECK(same_bits(first_packed.memory, d.memory));
         c.memory.fill_with_nan();
         workspace own(gemm_workspace(a.view, b.view, c.view(), {}, {}, exec));
         const index before = own.bytes();
@@ -99,6 +102,81 @@ TEST_CASE("the same bits for 1, 2, 3 and 7 threads, plain and packed, and with a
       });
     }
   });
+}
+
+namespace {
+template <class T>
+void check_plans() {
+  on_each_level([](isa) {
+    for (const gemm_shape s : {gemm_shape{1, 1, 1},
+                               {8, 8, 8},
+                               {1, 40, 300},
+                               {3, 200, 64},
+                               {17, 33, 130},
+                               {70, 45, 96},
+                               {33, 70, 5},
+                               {150, 131, 40},
+                               {0, 3, 4},
+                               {4, 4, 0}}) {
+      for (const layout& l : layouts) {
+        random_numbers random(5);
+        const operand<T> a(s.rows, s.depth, l.a, 1, random), other(s.rows, s.depth, l.a, 1, random);
+        const operand<T> b(s.depth, s.cols, l.b, 0, random);
+        guarded_matrix<T> c(s.rows, s.cols, 1), d(s.rows, s.cols, 1);
+        CAPTURE(l.name);
+        CAPTURE(s.rows);
+        CAPTURE(s.cols);
+        const gemm_plan plan(a.view, b.view, d.view());
+        gemm(a.view, b.view, c.view(), {}, serial_executor());
+        plan();
+        CHECK(same_bits(c.memory, d.memory));
+        gemm(other.view, b.view, c.view(), {}, serial_executor());
+        plan(other.view.data, b.view.data, d.memory.data());
+        CHECK(same_bits(c.memory, d.memory));
+        const packed_matrix packed = pack(b.view);
+        const gemm_plan with_packed(a.view, packed, d.view(), {.act = activation::relu});
+        gemm(a.view, packed, c.view(), {.act = activation::relu}, serial_executor());
+        with_packed();
+        CHECK(same_bits(c.memory, d.memory));
+      }
+    }
+  });
+}
+}  // namespace
+
+TEST_CASE("a plan gives the bits of a call, on its own operands and on others: f32") { check_plans<float>(); }
+TEST_CASE("a plan gives the bits of a call: bf16") { check_plans<bf16>(); }
+
+TEST_CASE("both layouts of a weight, packed in one pass, are those of two") {
+  on_each_level([](isa) {
+    for (const gemm_shape s :
+         {gemm_shape{1, 1, 0}, {70, 45, 0}, {129, 300, 0}, {40, 2600, 0}, {2200, 33, 0}}) {
+      random_numbers random(9);
+      const operand<bf16> weight(s.rows, s.cols, false, 3, random);
+      with_thread_counts([&](const executor& exec) {
+        packed_matrix forward, backward;
+        pack_pair_into(forward, backward, weight.view, dtype::bf16, exec);
+        const auto same = [](const packed_matrix& a, const packed_matrix& b) {
+          return a.bytes() == b.bytes() && a.rows() == b.rows() && a.cols() == b.cols() &&
+                 std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.bytes())) == 0;
+        };
+        CAPTURE(s.rows);
+        CAPTURE(s.cols);
+        const packed_matrix one = pack(transpose(weight.view), dtype::bf16),
+                            other = pack(weight.view, dtype::bf16);
+        CHECK(forward.bytes() == one.bytes());
+        CHECK(same(forward, one));
+        CHECK(same(backward, other));
+      });
+    }
+  });
+}
+
+TEST_CASE("a plan is checked when it is made") {
+  std::vector<float> memory(64);
+  const matrix_view<const float> a(memory.data(), 4, 3), b(memory.data(), 2, 4);
+  CHECK_THROWS_WITH_AS(gemm_plan(a, b, matrix_view<float>(memory.data() + 32, 4, 4)),
+                       "gemm: b.rows 2 != a.cols 3", error);
 }
 
 TEST_CASE("batched products equal single ones, whatever their strides") {

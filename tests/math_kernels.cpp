@@ -35,6 +35,9 @@ void apply_math(int which, const float* x, float* y, index n) {
     case 7:
       loop([](vf v) { return gelu_tanh_derivative(v); });
       break;
+    case 8:
+      loop([](vf v) { return exp2(v); });
+      break;
     default:
       break;
   }

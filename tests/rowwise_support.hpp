@@ -92,6 +92,18 @@ inline std::vector<index> row_lengths() {
   return {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 23, 31, 32, 33, 47, 63, 64, 65, 127, 129, 384, 768, 5003};
 }
 
+/// body() with ordinary stores, and once more with results that go past the caches whatever their size.
+template <class Body>
+void with_either_store(const Body& body) {
+  const index usual = einkorn::detail::streaming_bytes();
+  for (const index bytes : {std::numeric_limits<index>::max(), index{0}}) {
+    INFO("streaming from ", bytes, " bytes on");
+    einkorn::detail::streaming_bytes() = bytes;
+    body();
+  }
+  einkorn::detail::streaming_bytes() = usual;
+}
+
 /// Counts what is wrong, so that a deliberately wrong result can be seen to be found.
 struct error_count {
   index wrong = 0, seen = 0;

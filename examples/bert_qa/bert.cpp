@@ -153,13 +153,10 @@ class bert_model final : public bert {
     watch.lap(phase::pack_weights);
 
     // x = dropout(LN(word + position + type)): R x H
-    einkorn::embedding(tokens(), {word_->matrix(), position_->matrix(), token_type_->matrix()},
-                       embedding_sum_);
-    einkorn::layernorm(embedding_sum_, embedding_gamma_->value, embedding_beta_->value, eps_, stream_in(0),
-                       {.narrow = {}, .mean = embedding_mean_, .rstd = embedding_rstd_});
-    const auto spec = hidden_dropout(-1, dropout_site::embedding);
-    if (spec.p > 0) einkorn::dropout(stream_in(0), stream_in(0), spec);
-    if constexpr (narrow) einkorn::convert(stream_in(0), acts_[0].input);
+    einkorn::embedding_layernorm_dropout(
+        tokens(), {word_->matrix(), position_->matrix(), token_type_->matrix()}, embedding_gamma_->value,
+        embedding_beta_->value, eps_, hidden_dropout(-1, dropout_site::embedding), embedding_sum_,
+        stream_in(0), outputs(acts_[0].input, embedding_mean_, embedding_rstd_));
     watch.lap(phase::embedding);
 
     for (std::size_t l = 0; l < layers_.size(); ++l) forward_layer(l, watch);
@@ -239,16 +236,12 @@ class bert_model final : public bert {
       finished();
     }
 
-    const auto spec = hidden_dropout(-1, dropout_site::embedding);
-    if (spec.p > 0) einkorn::dropout_backward(dstream_, dstream_, spec);
-    einkorn::layernorm_backward(dstream_, embedding_sum_, embedding_gamma_->value, embedding_mean_,
-                                embedding_rstd_, dstream_, embedding_gamma_->gradient,
-                                embedding_beta_->gradient, true);
-    watch.lap(phase::layernorm_backward);
-    einkorn::embedding_backward(
-        dstream_, tokens(),
+    einkorn::embedding_layernorm_dropout_backward(
+        dstream_, tokens(), embedding_sum_, embedding_gamma_->value, embedding_mean_, embedding_rstd_,
+        hidden_dropout(-1, dropout_site::embedding), dstream_, embedding_gamma_->gradient,
+        embedding_beta_->gradient,
         {word_->gradient_matrix(), position_->gradient_matrix(), token_type_->gradient_matrix()},
-        static_cast<std::int32_t>(config_.pad_token_id));
+        {.padding_id = static_cast<std::int32_t>(config_.pad_token_id), .accumulate = true});
     watch.lap(phase::embedding_backward);
     finished();
   }

@@ -10,7 +10,7 @@ void linear_weight::pack(einkorn::dtype type, bool with_backward, void* scratch)
     weight.type = type;
     einkorn::convert(value_, weight, exec);
   }
-  if (with_backward) einkorn::pack_into(backward_, weight, type, exec);
+  if (with_backward) return einkorn::pack_pair_into(forward_, backward_, weight, type, exec);
   std::swap(weight.rows, weight.cols);
   weight.transposed = true;
   einkorn::pack_into(forward_, weight, type, exec);

@@ -18,6 +18,7 @@ namespace detail {
 struct activate_args {
   any_matrix x, y;
   activation act;
+  bool streams;
   executor exec;
 };
 struct activate_backward_args {
@@ -25,6 +26,7 @@ struct activate_backward_args {
   activation act;
   float* db;       // null, or cols
   float* partial;  // column_sum_partial_size(rows, cols) where db is wanted
+  bool streams;
   executor exec;
 };
 struct column_sum_args {
@@ -49,7 +51,7 @@ constexpr index column_sum_partial_size(index rows, index cols) noexcept {
 
 EINKORN_END_NAMESPACE
 
-#include "isa.hpp"  // after the arguments: header-only, it brings in the kernels
+#include "detail/streaming.hpp"  // after the arguments: header-only, it brings in the kernels
 
 EINKORN_BEGIN_NAMESPACE
 
@@ -67,7 +69,7 @@ inline void activate(const any_matrix& x, const any_matrix& y, activation act,
   detail::require_real(function, "y", y);
   detail::require_same_shape(function, "y", y, "x", x);
   detail::require_same_or_apart(function, "y", y, "x", x);
-  detail::kernels().activate({x, y, act, exec});
+  detail::kernels().activate({x, y, act, y.data != x.data && detail::streams({x, y}), exec});
 }
 
 /// dx = dy * act'(pre), where pre is what the forward call was given; where db is not empty, also
@@ -94,7 +96,9 @@ inline void activate_backward(const any_matrix& dy, const any_matrix& pre, const
     detail::require_size(function, "db.size", db, "pre.cols", pre.cols);
     partial = detail::row_scratch(detail::column_sum_partial_size(pre.rows, pre.cols));
   }
-  detail::kernels().activate_backward({dy, pre, dx, act, db.empty() ? nullptr : db.data(), partial, exec});
+  const bool streams = detail::apart(dx, {dy, pre}) && detail::streams({dy, pre, dx});
+  detail::kernels().activate_backward(
+      {dy, pre, dx, act, db.empty() ? nullptr : db.data(), partial, streams, exec});
 }
 
 /// y = gelu(x): activate() by the form's name.
@@ -134,7 +138,7 @@ inline void convert(const any_matrix& x, const any_matrix& y, const executor& ex
   detail::require_real(function, "y", y);
   detail::require_same_shape(function, "y", y, "x", x);
   detail::require_same_or_apart(function, "y", y, "x", x);
-  detail::kernels().activate({x, y, activation::none, exec});
+  detail::kernels().activate({x, y, activation::none, y.data != x.data && detail::streams({x, y}), exec});
 }
 
 EINKORN_END_NAMESPACE

@@ -52,13 +52,10 @@ inline void require_disjoint(const char* function, const any_matrix& output, con
     fail(std::string(function) + ": " + output_name + " overlaps " + input_name);
 }
 
-/// Workspaces of the calling thread, by slot.
-inline void* attention_scratch(void* slot, index bytes) {
-  thread_local workspace memory[2];
-  return memory[static_cast<int>(reinterpret_cast<std::intptr_t>(slot))].reserve(bytes > 0 ? bytes : 64);
-}
-inline attention_memory attention_slots() noexcept {
-  return {&attention_scratch, nullptr, reinterpret_cast<void*>(std::intptr_t{1})};
+/// The workspace of the calling thread.
+inline void* attention_scratch(index bytes) {
+  thread_local workspace memory;
+  return memory.reserve(bytes);
 }
 
 }  // namespace detail
@@ -70,8 +67,9 @@ inline attention_memory attention_slots() noexcept {
 /// x H. lse: heads x rows, the log-sum-exp of each row of scores, which backward needs. Keys beyond s.keys
 /// are skipped, never multiplied by 0: NaN there does not leak. s.keys == 0 gives 0 and lse -infinity. Rows
 /// that belong to no sequence are not written. Scores, softmax and sums in f32; probabilities are rounded to
-/// the type of qkv as GEMM input only. Memory linear in the sequence length. Same ISA, same bits, for any
-/// number of threads. Throws einkorn::error before anything is written. Truth: reference/attention.hpp.
+/// the type of qkv only where the level multiplies in that type. Memory linear in the sequence length, one
+/// workspace for each thread. Same ISA, same bits, for any number of threads. Throws einkorn::error before
+/// anything is written. Truth: reference/attention.hpp.
 inline void attention(const any_matrix& qkv, std::span<const sequence> sequences, const any_matrix& out,
                       std::span<float> lse, attention_options options,
                       const executor& exec = default_executor()) {
@@ -79,7 +77,7 @@ inline void attention(const any_matrix& qkv, std::span<const sequence> sequences
   detail::check_attention(function, qkv, out, lse.size(), sequences, options);
   detail::require_disjoint(function, out, "out", qkv, "qkv");
   detail::kernels().attention(
-      {qkv, out, sequences, lse.data(), options, exec, detail::this_machine(), detail::attention_slots()});
+      {qkv, out, sequences, lse.data(), options, exec, detail::this_machine(), &detail::attention_scratch});
 }
 
 /// The gradient of attention: dqkv (rows x 3H, overwritten) from dout, by recomputing the probabilities from
@@ -103,7 +101,7 @@ inline void attention_backward(const any_matrix& qkv, const any_matrix& out, con
   detail::require_disjoint(function, dqkv, "dqkv", out, "out");
   detail::require_disjoint(function, dqkv, "dqkv", dout, "dout");
   detail::kernels().attention_backward({qkv, out, dout, dqkv, sequences, lse.data(), options, exec,
-                                        detail::this_machine(), detail::attention_slots()});
+                                        detail::this_machine(), &detail::attention_scratch});
 }
 
 EINKORN_END_NAMESPACE

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "detail/dropout_args.hpp"
+#include "detail/streaming.hpp"
 #include "isa.hpp"
 #include "layernorm.hpp"
 
@@ -21,7 +22,7 @@ inline void dropout(const any_matrix& x, const any_matrix& y, const dropout_spec
   detail::require_same_shape(function, "y", y, "x", x);
   detail::require_same_or_apart(function, "y", y, "x", x);
   detail::require_dropout(function, spec, x.rows, x.cols);
-  detail::kernels().dropout({x, y, spec, exec});
+  detail::kernels().dropout({x, y, spec, y.data != x.data && detail::streams({x, y}), exec});
 }
 
 /// dx = dy * mask, with the mask of the forward call that had the same spec. All else as dropout.
@@ -33,7 +34,7 @@ inline void dropout_backward(const any_matrix& dy, const any_matrix& dx, const d
   detail::require_same_shape(function, "dx", dx, "dy", dy);
   detail::require_same_or_apart(function, "dx", dx, "dy", dy);
   detail::require_dropout(function, spec, dy.rows, dy.cols);
-  detail::kernels().dropout({dy, dx, spec, exec});
+  detail::kernels().dropout({dy, dx, spec, dx.data != dy.data && detail::streams({dy, dx}), exec});
 }
 
 /// sum = dropout(x) + residual; y = layernorm(sum): each matrix read or written once.
@@ -70,10 +71,13 @@ inline void dropout_residual_layernorm(const any_matrix& x, const any_matrix& re
     detail::require_same_or_apart(function, "narrow", outputs.narrow, "sum", sum);
   }
   detail::require_dropout(function, spec, x.rows, x.cols);
+  const bool streams = detail::streams({x, residual, sum, y, outputs.narrow});
   detail::kernels().dropout_residual_layernorm(
       {x, residual, sum, y, outputs.narrow, gamma.data(), beta.data(),
        outputs.mean.empty() ? nullptr : outputs.mean.data(),
-       outputs.rstd.empty() ? nullptr : outputs.rstd.data(), eps, spec, exec});
+       outputs.rstd.empty() ? nullptr : outputs.rstd.data(), eps, spec,
+       streams && detail::apart(sum, {x, residual, y}), streams && detail::apart(y, {x, residual, sum}),
+       streams && detail::apart(outputs.narrow, {x}), exec});
 }
 
 /// The gradients of dropout_residual_layernorm. With d the gradient that layernorm_backward would give for
@@ -115,9 +119,11 @@ inline void dropout_residual_layernorm_backward(
   workspace_lease memory(nullptr);
   auto* const partial = static_cast<float*>(
       memory.reserve(detail::layernorm_partial_size(sum.rows, sum.cols) * static_cast<index>(sizeof(float))));
+  const bool streams = detail::streams({dy, options.dy_added, sum, dx, dresidual});
   detail::kernels().dropout_residual_layernorm_backward(
       {dy, options.dy_added, sum, dx, dresidual, gamma.data(), mean.data(), rstd.data(), dgamma.data(),
-       dbeta.data(), partial, options.accumulate, spec, exec});
+       dbeta.data(), partial, options.accumulate, streams && detail::apart(dx, {dy, options.dy_added, sum}),
+       streams && detail::apart(dresidual, {dy, options.dy_added, sum}), spec, exec});
 }
 
 EINKORN_END_NAMESPACE

@@ -9,6 +9,7 @@
 #include "config.hpp"
 #include "dropout.hpp"
 #include "embedding.hpp"
+#include "embedding_layernorm.hpp"
 #include "epilogue.hpp"
 #include "error.hpp"
 #include "executor.hpp"

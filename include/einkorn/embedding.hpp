@@ -1,43 +1,12 @@
 /// The sum of word, position and type embeddings of tokens, and the scatter of its gradient.
 #pragma once
 
-#include <span>
-
+#include "detail/embedding_args.hpp"
 #include "detail/row_checks.hpp"
-#include "executor.hpp"
-#include "types.hpp"
 
 EINKORN_BEGIN_NAMESPACE
 
-/// The tokens of a matrix whose rows are tokens. A token's position is its row within its sequence.
-struct embedding_tokens {
-  std::span<const std::int32_t> word_ids;
-  std::span<const std::int32_t> type_ids;  // as many, or empty: all of type 0
-  std::span<const sequence> sequences;     // in ascending order, covering every row once
-};
-
-/// rows x cols of f32 each; a type table without rows is left out.
-struct embedding_tables {
-  matrix_view<const float> word, position, type;
-};
-struct embedding_gradients {
-  matrix_view<float> word, position, type;
-};
-
 namespace detail {
-struct embedding_args {
-  embedding_tokens tokens;
-  any_matrix word, position, type, out;
-  executor exec;
-};
-struct embedding_backward_args {
-  any_matrix dy;
-  embedding_tokens tokens;
-  any_matrix word, position, type;
-  std::int32_t padding_id;
-  executor exec;
-};
-
 inline void require_ids(const char* function, const char* argument, std::span<const std::int32_t> ids,
                         const char* table, index table_rows) {
   for (std::size_t i = 0; i < ids.size(); ++i)

@@ -4,6 +4,8 @@
 ///   einkorn::gemm(x, transpose(w), y, {.bias = bias, .act = activation::gelu});
 ///   einkorn::packed_matrix w2 = einkorn::pack(transpose(w)); // reorder the weights once
 ///   einkorn::gemm(x, w2, y);
+///   einkorn::gemm_plan plan(a, b, c);                        // many products of one small shape
+///   plan(a_data, b_data, c_data);
 ///
 /// Types: A and B each f32, bf16 or fp16, C f32, bf16 or fp16, accumulated in f32; or A u8 or s8, B s8,
 /// accumulated in i32, exact and wrapping modulo 2^32, and C i32 (epilogue: nothing but beta = 0 or 1) or
@@ -12,7 +14,8 @@
 /// nor B. Zero sizes are allowed: depth == 0 stores epilogue(0).
 /// Error per element before the epilogue: (depth + 2) * 2^-23 * sum|a*b| + eps(C) * |c|; bf16 operands that
 /// are denormal may count as 0. NaN and infinity propagate.
-/// Same level, same bits, for any number of threads; packed and plain B give the same bits.
+/// Same level, same bits, for any number of threads; packed and plain B give the same bits, but for up to 16
+/// rows of A and a transposed B as it lies, whose sums are dot products (kernels/gemm_few_rows.hpp).
 /// Allocates nothing once the workspace fits. Throws einkorn::error on a mismatch, before C is touched.
 /// Truth: reference/gemm.hpp.
 #pragma once
@@ -42,6 +45,25 @@ class packed_matrix {
 
  private:
   friend void pack_into(packed_matrix& out, const any_matrix& b, dtype a_type, const executor& exec);
+  friend void pack_pair_into(packed_matrix& forward, packed_matrix& backward, const any_matrix& weight,
+                             dtype a_type, const executor& exec);
+  /// Room for so many bytes; what is there is kept where it fits.
+  void* take(index bytes) {
+    if (bytes < 64) bytes = 64;
+    if (memory_.bytes() < bytes) {
+      memory_ = buffer();
+      memory_ = buffer(bytes);
+    }
+    return memory_.data();
+  }
+  void describe(const any_matrix& b, isa level, dtype a_type, bool widened) {
+    rows_ = b.rows;
+    cols_ = b.cols;
+    level_ = level;
+    type_ = b.type;
+    a_type_ = a_type;
+    widened_ = widened;
+  }
   buffer memory_;
   index rows_ = 0, cols_ = 0;
   isa level_ = isa::baseline;
@@ -93,15 +115,14 @@ inline void gemm_any(const any_matrix& a, const any_matrix& b, const any_matrix&
   run_gemm(args, scratch);
 }
 
-inline void gemm_packed(const any_matrix& a, const packed_matrix& b, const any_matrix& c, const epilogue& e,
-                        const executor& exec, workspace* scratch) {
+/// The call with packed B; throws where b was packed for something else.
+inline gemm_args packed_args(const any_matrix& a, const packed_matrix& b, const any_matrix& c,
+                             const epilogue& e, const executor& exec) {
   require(b.data() != nullptr, "gemm", "b is a packed_matrix that holds nothing");
   any_matrix shape;
   shape.rows = b.rows();
   shape.cols = shape.stride = b.cols();
   shape.type = b.type();
-  gemm_args args{.a = a, .b = shape, .c = c, .packed = b.data(), .e = e, .exec = exec};
-  check_gemm(args);
   const isa level = active_isa();
   if (b.level() != level) [[unlikely]]
     fail(std::string("gemm: b was packed for ISA level '") + name(b.level()) + "', but '" + name(level) +
@@ -110,6 +131,13 @@ inline void gemm_packed(const any_matrix& a, const packed_matrix& b, const any_m
     fail(std::string("gemm: b was packed for a of type ") + name(b.a_type()) + ", but a is " + name(a.type));
   if (b.widened() != widens_bf16()) [[unlikely]]
     fail("gemm: b was packed for the other way of multiplying bf16");
+  return {.a = a, .b = shape, .c = c, .packed = b.data(), .e = e, .exec = exec};
+}
+
+inline void gemm_packed(const any_matrix& a, const packed_matrix& b, const any_matrix& c, const epilogue& e,
+                        const executor& exec, workspace* scratch) {
+  gemm_args args = packed_args(a, b, c, e, exec);
+  check_gemm(args);
   run_gemm(args, scratch);
 }
 
@@ -151,19 +179,35 @@ inline void pack_into(packed_matrix& out, const any_matrix& b, dtype a_type, con
                               .machine = detail::this_machine()};
   const detail::kernel_table& table = detail::kernels();
   table.gemm_pack(args);
-  if (bytes < 64) bytes = 64;
-  if (out.memory_.bytes() < bytes) {
-    out.memory_ = buffer();
-    out.memory_ = buffer(bytes);
-  }
-  args.out = out.memory_.data();
+  args.out = out.take(bytes);
   table.gemm_pack(args);
-  out.rows_ = b.rows;
-  out.cols_ = b.cols;
-  out.level_ = table.level;
-  out.type_ = b.type;
-  out.a_type_ = args.a_type;
-  out.widened_ = args.machine.widen_bf16;
+  out.describe(b, table.level, args.a_type, args.machine.widen_bf16);
+}
+
+/// The weight of a linear layer (out x in, f32, bf16 or fp16) packed for both its products in one pass over
+/// it: `forward` as transpose(weight), for x * transpose(weight); `backward` as weight, for dy * weight.
+inline void pack_pair_into(packed_matrix& forward, packed_matrix& backward, const any_matrix& weight,
+                           dtype a_type, const executor& exec = default_executor()) {
+  detail::require_matrix("pack_pair", "weight", weight);
+  detail::require(&forward != &backward, "pack_pair", "forward and backward are one packed_matrix");
+  detail::require(detail::is_real(weight.type) && detail::is_real(a_type), "pack_pair",
+                  "weight and a must be f32, bf16 or fp16");
+  index forward_bytes = 0, backward_bytes = 0;
+  detail::gemm_pack_pair_args args{.weight = weight,
+                                   .a_type = a_type,
+                                   .forward_bytes = &forward_bytes,
+                                   .backward_bytes = &backward_bytes,
+                                   .exec = exec,
+                                   .machine = detail::this_machine()};
+  const detail::kernel_table& table = detail::kernels();
+  table.gemm_pack_pair(args);
+  args.forward = forward.take(forward_bytes);
+  args.backward = backward.take(backward_bytes);
+  table.gemm_pack_pair(args);
+  any_matrix transposed = weight;
+  std::swap(transposed.rows, transposed.cols);
+  forward.describe(transposed, table.level, a_type, args.machine.widen_bf16);
+  backward.describe(weight, table.level, a_type, args.machine.widen_bf16);
 }
 
 /// B packed for the active level, for products with an A of the same type (s8: of u8 and of s8).
@@ -181,6 +225,50 @@ packed_matrix pack(const matrix_view<B>& b, dtype a_type, const executor& exec =
   pack_into(out, b, a_type, exec);
   return out;
 }
+
+/// A product that is checked and dispatched once, then run many times, for small shapes where both cost more
+/// than the product. Keeps the shapes, strides, types and epilogue (whose pointers must stay valid), the ISA
+/// level that was active, and the executor; one plan may be run by several threads at once.
+class gemm_plan {
+ public:
+  /// Checks as gemm() does; the data of the views is what operator()() multiplies.
+  template <class A, class B, class C>
+  requires gemm_types<A, B, C> gemm_plan(const matrix_view<A>& a, const matrix_view<B>& b,
+                                         const matrix_view<C>& c, const epilogue& e = {},
+                                         const executor& exec = serial_executor())
+      : gemm_plan(detail::gemm_args{.a = a, .b = b, .c = c, .e = e, .exec = exec}) {}
+
+  /// With packed B, which must outlive the plan.
+  template <class A, class C>
+  gemm_plan(const matrix_view<A>& a, const packed_matrix& b, const matrix_view<C>& c, const epilogue& e = {},
+            const executor& exec = serial_executor())
+      : gemm_plan(detail::packed_args(a, b, c, e, exec)) {}
+
+  void operator()() const { run({args_.a.data, args_.b.data, args_.c.data}); }
+
+  /// Other operands of the same shapes, strides and types (packed B: the packed one, whatever b is). Nothing
+  /// is checked: they must not be null, and C must overlap neither.
+  void operator()(const void* a, const void* b, void* c) const { run({a, b, c}); }
+
+ private:
+  explicit gemm_plan(const detail::gemm_args& args) : args_(args) {
+    detail::check_gemm(args_);
+    args_.machine = detail::this_machine();
+    empty_ = args_.c.rows == 0 || args_.c.cols == 0;
+    if (!empty_) detail::kernels().gemm_prepare({&args_, &prepared_});
+  }
+  void run(const detail::gemm_pointers& pointers) const {
+    if (empty_) return;
+    if (prepared_.scratch_bytes <= detail::gemm_small_scratch)
+      return prepared_.run(prepared_, args_, pointers, nullptr);
+    workspace_lease lease(nullptr);
+    prepared_.run(prepared_, args_, pointers, lease.reserve(prepared_.scratch_bytes));
+  }
+
+  detail::gemm_args args_;
+  detail::gemm_prepared prepared_;
+  bool empty_ = false;
+};
 
 /// Bytes of scratch memory that the same call of gemm_batched (or gemm, with {}) takes on the active level:
 /// a workspace of that size never grows in it.

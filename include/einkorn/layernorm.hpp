@@ -4,6 +4,7 @@
 #include "allocation.hpp"
 #include "detail/layernorm_args.hpp"
 #include "detail/row_checks.hpp"
+#include "detail/streaming.hpp"
 #include "isa.hpp"
 
 EINKORN_BEGIN_NAMESPACE
@@ -58,9 +59,11 @@ inline void layernorm(const any_matrix& x, std::span<const float> gamma, std::sp
   detail::require_real(function, "x", x);
   detail::check_layernorm(function, x, gamma, beta, y, outputs);
   detail::require_same_or_apart(function, "y", y, "x", x);
+  const bool streams = detail::streams({x, y, outputs.narrow});
   detail::kernels().layernorm({x, y, outputs.narrow, gamma.data(), beta.data(),
                                outputs.mean.empty() ? nullptr : outputs.mean.data(),
-                               outputs.rstd.empty() ? nullptr : outputs.rstd.data(), eps, exec});
+                               outputs.rstd.empty() ? nullptr : outputs.rstd.data(), eps,
+                               streams && y.data != x.data, streams && outputs.narrow.data != x.data, exec});
 }
 
 /// The gradients of layernorm. With xhat = (x - mean) * rstd and g = dy * gamma, along each row
@@ -85,8 +88,9 @@ inline void layernorm_backward(const any_matrix& dy, const any_matrix& x, std::s
   workspace_lease memory(nullptr);
   auto* const partial = static_cast<float*>(
       memory.reserve(detail::layernorm_partial_size(x.rows, x.cols) * static_cast<index>(sizeof(float))));
+  const bool streams = dx.data != dy.data && dx.data != x.data && detail::streams({dy, x, dx});
   detail::kernels().layernorm_backward({dy, x, dx, gamma.data(), mean.data(), rstd.data(), dgamma.data(),
-                                        dbeta.data(), partial, accumulate, exec});
+                                        dbeta.data(), partial, accumulate, streams, exec});
 }
 
 EINKORN_END_NAMESPACE

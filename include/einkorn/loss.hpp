@@ -27,6 +27,7 @@ struct cross_entropy_args {
   std::int32_t ignore_index;
   float factor;    // of the gradient: scale / divisor
   double* losses;  // rows
+  bool streams;
   executor exec;
 };
 
@@ -66,7 +67,7 @@ inline index check_targets(const char* function, const any_matrix& logits,
 
 EINKORN_END_NAMESPACE
 
-#include "isa.hpp"  // after the arguments: header-only, it brings in the kernels
+#include "detail/streaming.hpp"  // after the arguments: header-only, it brings in the kernels
 
 EINKORN_BEGIN_NAMESPACE
 
@@ -106,7 +107,8 @@ inline double cross_entropy(const any_matrix& logits, std::span<const std::int32
   const double factor = counted > 0 ? static_cast<double>(options.scale) / options.divisor : 0.0;
   detail::kernels().cross_entropy({logits, dlogits, targets.data(),
                                    options.lengths.empty() ? nullptr : options.lengths.data(),
-                                   options.ignore_index, static_cast<float>(factor), losses, exec});
+                                   options.ignore_index, static_cast<float>(factor), losses,
+                                   dlogits.data != logits.data && detail::streams({logits, dlogits}), exec});
   double sum = 0;
   for (index row = 0; row < logits.rows; ++row) sum += losses[row];
   return counted > 0 ? sum / options.divisor : 0.0;

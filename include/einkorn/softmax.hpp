@@ -3,6 +3,7 @@
 
 #include "detail/row_checks.hpp"
 #include "detail/softmax_args.hpp"
+#include "detail/streaming.hpp"
 #include "isa.hpp"
 
 EINKORN_BEGIN_NAMESPACE
@@ -37,7 +38,8 @@ inline void softmax(const any_matrix& x, const any_matrix& y, const softmax_opti
   }
   if (!options.lse.empty()) detail::require_size(function, "lse.size", options.lse, "x.rows", x.rows);
   detail::kernels().softmax({x, y, options.mask, options.lengths.empty() ? nullptr : options.lengths.data(),
-                             options.lse.empty() ? nullptr : options.lse.data(), options.scale, exec});
+                             options.lse.empty() ? nullptr : options.lse.data(), options.scale,
+                             y.data != x.data && detail::streams({x, y}), exec});
 }
 
 /// dx = scale * y * (dy - sum(y * dy)) along each row: the gradient of softmax with respect to x.
@@ -55,7 +57,8 @@ inline void softmax_backward(const any_matrix& y, const any_matrix& dy, const an
   detail::require_same_shape(function, "dx", dx, "y", y);
   detail::require_same_or_apart(function, "dx", dx, "y", y);
   detail::require_same_or_apart(function, "dx", dx, "dy", dy);
-  detail::kernels().softmax_backward({y, dy, dx, scale, exec});
+  detail::kernels().softmax_backward(
+      {y, dy, dx, scale, detail::apart(dx, {y, dy}) && detail::streams({y, dy, dx}), exec});
 }
 
 EINKORN_END_NAMESPACE

@@ -17,13 +17,6 @@ struct attention_options {
 
 namespace detail {
 
-struct attention_memory {
-  // Memory of the calling thread, aligned to 64 bytes; two slots, so that a product inside a task has its
-  // own.
-  void* (*scratch)(void* slot, index bytes);
-  void *task_slot, *product_slot;
-};
-
 struct attention_args {
   any_matrix qkv, out;
   std::span<const sequence> sequences;
@@ -31,7 +24,7 @@ struct attention_args {
   attention_options options;
   executor exec;
   gemm_machine machine = {};
-  attention_memory memory;
+  void* (*scratch)(index bytes) = nullptr;  // memory of the calling thread, aligned to 64 bytes
 };
 
 struct attention_backward_args {
@@ -41,7 +34,7 @@ struct attention_backward_args {
   attention_options options;
   executor exec;
   gemm_machine machine = {};
-  attention_memory memory;
+  void* (*scratch)(index bytes) = nullptr;  // memory of the calling thread, aligned to 64 bytes
 };
 
 }  // namespace detail

@@ -16,6 +16,7 @@ namespace detail {
 struct dropout_args {
   any_matrix x, y;
   dropout_spec spec;
+  bool streams;
   executor exec;
 };
 struct dropout_residual_layernorm_args {
@@ -24,6 +25,7 @@ struct dropout_residual_layernorm_args {
   float *mean, *rstd;
   float eps;
   dropout_spec spec;
+  bool streams_sum, streams_y, streams_narrow;
   executor exec;
 };
 struct dropout_residual_layernorm_backward_args {
@@ -31,7 +33,7 @@ struct dropout_residual_layernorm_backward_args {
   const float *gamma, *mean, *rstd;
   float *dgamma, *dbeta;
   float* partial;  // layernorm_partial_size(rows, cols)
-  bool accumulate;
+  bool accumulate, streams_dx, streams_dresidual;
   dropout_spec spec;
   executor exec;
 };

@@ -59,5 +59,15 @@ struct gemm_pack_args {
   gemm_machine machine = {};
 };
 
+/// The weight of a linear layer, out x in, as B of both its products.
+struct gemm_pack_pair_args {
+  any_matrix weight;
+  dtype a_type = dtype::f32;
+  void *forward = nullptr, *backward = nullptr;  // null: only the bytes are set
+  index *forward_bytes = nullptr, *backward_bytes = nullptr;
+  executor exec;
+  gemm_machine machine = {};
+};
+
 }  // namespace detail
 EINKORN_END_NAMESPACE

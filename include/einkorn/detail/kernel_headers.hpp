@@ -23,6 +23,9 @@
 // embedding
 #include "../kernels/embedding.hpp"
 
+// embedding_layernorm
+#include "../kernels/embedding_layernorm.hpp"
+
 // loss
 #include "../kernels/loss.hpp"
 

@@ -20,6 +20,7 @@ struct layernorm_args {
   const float *gamma, *beta;
   float *mean, *rstd;
   float eps;
+  bool streams_y, streams_narrow;
   executor exec;
 };
 struct layernorm_backward_args {
@@ -27,7 +28,7 @@ struct layernorm_backward_args {
   const float *gamma, *mean, *rstd;
   float *dgamma, *dbeta;
   float* partial;  // layernorm_partial_size(rows, cols): what each block of rows sums into
-  bool accumulate;
+  bool accumulate, streams;
   executor exec;
 };
 

@@ -21,11 +21,13 @@ struct softmax_args {
   const std::int32_t* lengths;
   float* lse;
   float scale;
+  bool streams;
   executor exec;
 };
 struct softmax_backward_args {
   any_matrix y, dy, dx;
   float scale;
+  bool streams;
   executor exec;
 };
 }  // namespace detail

@@ -35,7 +35,7 @@ inline void with_activation(activation act, const Body& body) {
 
 inline void activate(const detail::activate_args& args) {
   const bool contiguous = args.x.stride == args.x.cols && args.y.stride == args.x.cols;
-  const element_tasks tasks(args.x.rows, args.x.cols, contiguous);
+  const element_tasks tasks(args.exec, args.x.rows, args.x.cols, contiguous);
   with_activation(args.act, [&](auto f, auto) {
     with_rows(
         [&](auto x, auto y) {
@@ -43,18 +43,25 @@ inline void activate(const detail::activate_args& args) {
             tasks.run(task, [&](index row, index first, index width) {
               const auto in = x.at(row, first);
               const auto out = y.at(row, first);
+              const bool past_caches = args.streams && can_stream(out);
               index i = 0;
-              for (; i + vf_size <= width; i += vf_size) store(out + i, f(load(in + i)));
+              for (; i + 2 * vf_size <= width; i += 2 * vf_size) {
+                const two_vectors v = load_two(in + i);
+                put_two(out + i, {f(v.first), f(v.second)}, past_caches);
+              }
+              for (; i + vf_size <= width; i += vf_size) put(out + i, f(load(in + i)), past_caches);
               if (i < width) store_first(out + i, f(load_first(in + i, width - i)), width - i);
             });
+            if (args.streams) streaming_done();
           });
         },
         args.x, args.y);
   });
 }
 
-/// out (+)= the column sums of value, whose rows are rows x cols; `value` may also store what it sees.
-/// value(row, col) is a full vector, value(row, col, count) the last one with zeros in the other lanes.
+/// out (+)= the column sums of value, whose rows are rows x cols; `value` may also store what it sees, past
+/// the caches too. value(row, col) is a full vector, value(row, col, count) the last one with zeros in the
+/// other lanes.
 template <class Value>
 inline void sum_columns(const executor& exec, index rows, index cols, float* partial, float* out,
                         bool accumulate, const Value& value) {
@@ -75,6 +82,7 @@ inline void sum_columns(const executor& exec, index rows, index cols, float* par
       for (; col + vf_size <= end_col; col += vf_size) add(col, value(row, col));
       if (col < end_col) add(col, value(row, col, end_col - col));
     }
+    streaming_done();
   });
   parallel_for(exec, chunks, [&](index task) {
     const index end_col = (task + 1) * chunk < cols ? (task + 1) * chunk : cols;
@@ -111,9 +119,10 @@ inline void activate_backward(const detail::activate_backward_args& args) {
   with_activation(args.act, [&](auto, auto derivative) {
     with_rows(
         [&](auto dy, auto pre, auto dx) {
+          const bool past_caches = args.streams && can_stream(dx.at(0, 0)) && args.dx.stride % 32 == 0;
           const auto full = [&](index row, index col) {
             const vf d = load(dy.at(row, col)) * derivative(load(pre.at(row, col)));
-            store(dx.at(row, col), d);
+            put(dx.at(row, col), d, past_caches);
             return d;
           };
           const auto first = [&](index row, index col, index count) {
@@ -126,14 +135,20 @@ inline void activate_backward(const detail::activate_backward_args& args) {
             return;
           }
           const bool contiguous = args.dy.stride == cols && args.pre.stride == cols && args.dx.stride == cols;
-          const element_tasks tasks(rows, cols, contiguous);
+          const element_tasks tasks(args.exec, rows, cols, contiguous);
           parallel_for(args.exec, tasks.count, [&](index task) {
             tasks.run(task, [&](index row, index begin, index width) {
               index col = begin;
               const index end = begin + width;
+              for (; col + 2 * vf_size <= end; col += 2 * vf_size) {
+                const two_vectors d = load_two(dy.at(row, col)), x = load_two(pre.at(row, col));
+                put_two(dx.at(row, col), {d.first * derivative(x.first), d.second * derivative(x.second)},
+                        past_caches);
+              }
               for (; col + vf_size <= end; col += vf_size) full(row, col);
               if (col < end) first(row, col, end - col);
             });
+            if (args.streams) streaming_done();
           });
         },
         args.dy, args.pre, args.dx);

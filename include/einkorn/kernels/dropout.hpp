@@ -5,9 +5,8 @@
 #pragma once
 
 #include "../detail/dropout_args.hpp"
-#include "layernorm.hpp"
+#include "layernorm_rows.hpp"
 #include "philox.hpp"
-#include "rows.hpp"
 
 EINKORN_BEGIN_LEVEL
 
@@ -35,15 +34,18 @@ inline void dropout_block(const detail::dropout_args& a, index first, index last
   for (index r = first; r < last; ++r) {
     const X* x = row_of<const X>(a.x, r);
     Y* y = row_of<Y>(a.y, r);
+    const bool past_caches = a.streams && can_stream(y);
     if (!rows.drops()) {
-      for_vectors(n, [&](index i, const auto& lanes) { lanes(y + i, lanes(x + i)); });
+      for_vectors(n, [&](index i, const auto& lanes) { lanes(y + i, lanes(x + i), past_caches); });
       continue;
     }
     for_masked_chunks(rows, r, n, [&](index col, index count, const auto& factor) {
-      for_vectors(count,
-                  [&](index i, const auto& lanes) { lanes(y + col + i, lanes(x + col + i) * factor(i)); });
+      for_vectors(count, [&](index i, const auto& lanes) {
+        lanes(y + col + i, lanes(x + col + i) * factor(i), past_caches);
+      });
     });
   }
+  if (a.streams) streaming_done();
 }
 
 /// sum = dropout(x) + residual; returns the sum of the row.
@@ -69,6 +71,35 @@ inline float add_residual(dropout_rows& rows, index r, const X* x, const float* 
   return sums.total();
 }
 
+/// A sum that goes past the caches is read again before it may: the row waits here in L1.
+inline constexpr index buffered_cols = 4096;
+
+template <class X, class Y, class Narrow>
+inline void fused_block(const detail::dropout_residual_layernorm_args& a, index first, index last) {
+  using namespace layernorm_rows;
+  const index n = a.x.cols;
+  dropout_rows rows(a.spec, n, first);
+  alignas(64) float buffer[buffered_cols];
+  for (index r = first; r < last; ++r) {
+    float* sum = row_of<float>(a.sum, r);
+    const bool sum_past_caches = a.streams_sum && n <= buffered_cols && can_stream(sum);
+    float* kept = sum_past_caches ? buffer : sum;
+    const float total =
+        add_residual(rows, r, row_of<const X>(a.x, r), row_of<const float>(a.residual, r), kept, n);
+    const moments m = moments_of(kept, n, total, a.eps);
+    keep_moments(a, r, m);
+    const output_row<Y, Narrow> out(a.y, a.narrow, r, a.streams_y, a.streams_narrow);
+    const vf mean = broadcast(m.mean), rstd = broadcast(m.rstd);
+    const float *gamma = a.gamma, *beta = a.beta;
+    for_vectors(n, [&](index i, const auto& lanes) {
+      const vf value = lanes(kept + i);
+      if (sum_past_caches) lanes(sum + i, value, true);
+      out.put(i, lanes, fma((value - mean) * rstd, lanes(gamma + i), lanes(beta + i)));
+    });
+  }
+  if (a.streams_sum || a.streams_y || a.streams_narrow) streaming_done();
+}
+
 /// dy + dy_added as f32; the row of dy itself when there is nothing to do.
 inline const float* incoming_row(const any_matrix& dy, const any_matrix& added, index row, float* buffer,
                                  float* other_buffer) {
@@ -78,22 +109,6 @@ inline const float* incoming_row(const any_matrix& dy, const any_matrix& added, 
   for_vectors(dy.cols,
               [&](index i, const auto& lanes) { lanes(buffer + i, lanes(d + i) + lanes(more + i)); });
   return buffer;
-}
-
-template <class X, class Y, class Narrow>
-inline void fused_block(const detail::dropout_residual_layernorm_args& a, index first, index last) {
-  using namespace layernorm_rows;
-  const index n = a.x.cols;
-  dropout_rows rows(a.spec, n, first);
-  for (index r = first; r < last; ++r) {
-    float* sum = row_of<float>(a.sum, r);
-    const float total =
-        add_residual(rows, r, row_of<const X>(a.x, r), row_of<const float>(a.residual, r), sum, n);
-    const moments m = moments_of(sum, n, total, a.eps);
-    keep_moments(a, r, m);
-    normalise(sum, n, m, a.gamma, a.beta, row_of<Y>(a.y, r), narrow_row<Narrow>(a.narrow, r),
-              static_cast<const float*>(nullptr));
-  }
 }
 
 template <class D>
@@ -107,14 +122,16 @@ inline void fused_backward_block(const detail::dropout_residual_layernorm_backwa
     const float* x = row_of<const float>(a.sum, r);
     const moments m{a.mean[r], a.rstd[r]};
     const gradient_sums sums = add_gradients(d, x, n, m, a.gamma, memory.dgamma, memory.dbeta);
-    const gradient_formula gradient(d, x, a.gamma, n, m, sums);
+    const gradient_formula<float, float> gradient(d, x, a.gamma, n, m, sums);
     D* dx = row_of<D>(a.dx, r);
     float* dresidual = a.dresidual ? row_of<float>(a.dresidual, r) : nullptr;
+    const bool dx_past_caches = a.streams_dx && can_stream(dx);
+    const bool dresidual_past_caches = a.streams_dresidual && can_stream(dresidual);
     const auto write = [&](index col, index count, const auto& factor) {
       for_vectors(count, [&](index i, const auto& lanes) {
         const vf value = gradient(col + i, lanes);
-        lanes(dx + col + i, value * factor(i));
-        if (dresidual != nullptr) lanes(dresidual + col + i, value);
+        lanes(dx + col + i, value * factor(i), dx_past_caches);
+        if (dresidual != nullptr) lanes(dresidual + col + i, value, dresidual_past_caches);
       });
     };
     if (rows.drops()) {
@@ -123,6 +140,7 @@ inline void fused_backward_block(const detail::dropout_residual_layernorm_backwa
       write(0, n, [](index) { return broadcast(1.0f); });
     }
   }
+  if (a.streams_dx || a.streams_dresidual) streaming_done();
 }
 
 }  // namespace dropout_blocks

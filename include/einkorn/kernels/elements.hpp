@@ -3,8 +3,7 @@
 #pragma once
 
 #include "../detail/level.hpp"
-#include "parallel.hpp"
-#include "simd.hpp"
+#include "rows.hpp"
 
 EINKORN_BEGIN_LEVEL
 
@@ -39,6 +38,21 @@ inline void store_first(any_row row, vf value, index count) {
   return store_first(static_cast<float*>(row.data), value, count);
 }
 
+inline void put(any_row row, vf value, bool past_caches) {
+  if (row.type == dtype::bf16) return put(static_cast<bf16*>(row.data), value, past_caches);
+  if (row.type == dtype::fp16) return put(static_cast<fp16*>(row.data), value, past_caches);
+  return put(static_cast<float*>(row.data), value, past_caches);
+}
+inline bool can_stream(any_row row) { return can_stream(row.data); }
+inline void prefetch_l2(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+inline void prefetch_l2(any_row row) { prefetch_l2(row.data); }
+// A mixture of types keeps its order.
+inline two_vectors load_two(any_row row) { return {load(row), load(row + vf_size)}; }
+inline void put_two(any_row row, two_vectors v, bool past_caches) {
+  put(row, v.first, past_caches);
+  put(row + vf_size, v.second, past_caches);
+}
+
 /// The rows of a plain matrix as T*, or as any_row.
 template <class T>
 struct typed_rows {
@@ -70,15 +84,15 @@ inline void with_rows(const Body& body, const any_matrix& first, const Matrices&
   body(untyped_rows(first), untyped_rows(static_cast<const any_matrix&>(others))...);
 }
 
-/// Pieces of about 32768 elements: small enough to balance, large enough that starting a task is nothing.
+/// An element-wise pass cut into tasks.
 struct element_tasks {
-  static constexpr index piece = 32768;
   index rows, cols, task_rows, task_cols, column_tasks, count;
 
   /// `contiguous`: no matrix has gaps between its rows, so that all elements are one row.
-  element_tasks(index all_rows, index all_cols, bool contiguous) {
+  element_tasks(const executor& exec, index all_rows, index all_cols, bool contiguous) {
     rows = contiguous ? 1 : all_rows;
     cols = contiguous ? all_rows * all_cols : all_cols;
+    const index piece = (task_elements(exec, all_rows * all_cols) + 63) / 64 * 64;  // whole cache lines
     task_cols = cols < piece ? cols : piece;
     task_rows = task_cols > 0 ? piece / task_cols : 1;
     column_tasks = task_cols > 0 ? (cols + task_cols - 1) / task_cols : 0;

@@ -1,53 +1,59 @@
 /// Gather of three tables; scatter by columns, so that each element has one writer and a fixed order.
 #pragma once
 
+#include "../detail/embedding_args.hpp"
 #include "../detail/level.hpp"
-#include "../embedding.hpp"
 #include "elements.hpp"
-#include "parallel.hpp"
-#include "simd.hpp"
 
 EINKORN_BEGIN_LEVEL
 
+/// Walks over the tokens in order: the rows of the tables that the current one sums.
+class token_rows {
+ public:
+  token_rows(const detail::embedding_args& args, index first_row)
+      : args_(args), sequence_(args.tokens.sequences.data()) {
+    const sequence* after = sequence_ + args.tokens.sequences.size();
+    while (after - sequence_ > 1) {  // the last sequence that begins at or before first_row
+      const sequence* middle = sequence_ + (after - sequence_) / 2;
+      (middle->first_row <= first_row ? sequence_ : after) = middle;
+    }
+  }
+  /// Rows must not go backwards.
+  void go_to(index row) {
+    while (row >= sequence_->first_row + sequence_->rows) ++sequence_;
+    word_ = row_of<const float>(args_.word, args_.tokens.word_ids[static_cast<std::size_t>(row)]);
+    position_ = row_of<const float>(args_.position, row - sequence_->first_row);
+    const bool typed = args_.tokens.type_ids.size() > 0;
+    if (args_.type.rows > 0)
+      type_ =
+          row_of<const float>(args_.type, typed ? args_.tokens.type_ids[static_cast<std::size_t>(row)] : 0);
+  }
+  template <class Lanes>
+  vf sum(index i, const Lanes& lanes) const {
+    const vf sum = lanes(word_ + i) + lanes(position_ + i);
+    return type_ != nullptr ? sum + lanes(type_ + i) : sum;
+  }
+
+ private:
+  const detail::embedding_args& args_;
+  const sequence* sequence_;
+  const float *word_ = nullptr, *position_ = nullptr, *type_ = nullptr;
+};
+
 inline void embedding(const detail::embedding_args& args) {
-  constexpr index task_rows = 16;
-  const index rows = args.out.rows, cols = args.out.cols;
-  const typed_rows<const float> word(args.word), position(args.position), type(args.type);
-  const std::int32_t* const word_ids = args.tokens.word_ids.data();
-  const std::int32_t* const type_ids =
-      args.tokens.type_ids.size() > 0 ? args.tokens.type_ids.data() : nullptr;
-  const sequence* const sequences = args.tokens.sequences.data();
-  const index sequence_count = static_cast<index>(args.tokens.sequences.size());
-  with_rows(
-      [&](auto out) {
-        parallel_for(args.exec, (rows + task_rows - 1) / task_rows, [&](index task) {
-          const index first_row = task * task_rows;
-          const index end_row = first_row + task_rows < rows ? first_row + task_rows : rows;
-          index s = 0, after = sequence_count;  // the last sequence that begins at or before first_row
-          while (after - s > 1) {
-            const index middle = (s + after) / 2;
-            (sequences[middle].first_row <= first_row ? s : after) = middle;
-          }
-          for (index row = first_row; row < end_row; ++row) {
-            while (row >= sequences[s].first_row + sequences[s].rows) ++s;
-            const float* const w = word.at(word_ids[row], 0);
-            const float* const p = position.at(row - sequences[s].first_row, 0);
-            const float* const t =
-                args.type.rows > 0 ? type.at(type_ids != nullptr ? type_ids[row] : 0, 0) : nullptr;
-            const auto y = out.at(row, 0);
-            index i = 0;
-            for (; i + vf_size <= cols; i += vf_size) {
-              const vf sum = load(w + i) + load(p + i);
-              store(y + i, t != nullptr ? sum + load(t + i) : sum);
-            }
-            if (i < cols) {
-              const vf sum = load_first(w + i, cols - i) + load_first(p + i, cols - i);
-              store_first(y + i, t != nullptr ? sum + load_first(t + i, cols - i) : sum, cols - i);
-            }
-          }
-        });
-      },
-      args.out);
+  const index cols = args.out.cols;
+  const auto block = with_real(args.out.type, [](auto out) {
+    using T = decltype(out);
+    return +[](const detail::embedding_args& a, index first, index last) {
+      token_rows tokens(a, first);
+      for (index row = first; row < last; ++row) {
+        tokens.go_to(row);
+        T* y = row_of<T>(a.out, row);
+        for_vectors(a.out.cols, [&](index i, const auto& lanes) { lanes(y + i, tokens.sum(i, lanes)); });
+      }
+    };
+  });
+  parallel_rows(args.exec, args.out.rows, cols, [&](index first, index last) { block(args, first, last); });
 }
 
 inline void add_to(float* p, vf value) { store(p, load(p) + value); }

@@ -16,8 +16,10 @@
 ///   flips_s8              A of s8 comes with 128 added, and panels of B end with nr compensations
 ///   a_panels, converts    it honours a_step, and narrow, of gemm_tile_args
 ///   session               constructed in every worker before its first tile (tile configuration)
-///   run(rows, cols, t)    acc(rows, cols) [+]= A B, see gemm_tile_args; rows <= mr, cols <= nr; may write
-///                         up to the next multiple of `lanes` columns
+///   masks                 B in place and C may end at any column
+///   run(rows, cols, t)    acc(rows, cols) [+]= A B, see gemm_tile_args; rows <= mr, cols <= nr; without
+///   masks
+///                         it reads and writes up to the next multiple of `lanes` columns
 /// gemm_amx.hpp reads A at any a_stride, and depths of any number of k-groups.
 #pragma once
 
@@ -45,6 +47,14 @@ class gemm_driver {
 
   /// memory: scratch_bytes() of the blocking.
   void run(char* memory) {
+    if (cut.simple) return run_simple();
+    if (is_single()) {
+      const default_mxcsr environment;
+      [[maybe_unused]] const typename Kernel::session session;
+      multiply({0, 0, g.c.rows, 0, g.c.cols}, static_cast<const char*>(g.packed), 0,
+               cut.panel_count(g.c.cols), memory);
+      return;
+    }
     const executor exec = cut.workers > 1 ? g.exec : serial_executor();
     char* const workers = memory + cut.shared_bytes;
     if (cut.b != gemm_b::shared) {
@@ -70,6 +80,40 @@ class gemm_driver {
   struct task_tile {
     index batch, row, rows, col, cols;
   };
+
+  /// A small product whose operands all lie as the micro-kernel wants them.
+  void run_simple() {
+    const default_mxcsr environment;
+    [[maybe_unused]] const typename Kernel::session session;
+    gemm_tile_args<accumulator> t;
+    t.groups = cut.groups(0);
+    t.a_stride = cut.a_stride;
+    t.initial = nullptr;
+    t.acc_stride = g.c.stride;
+    t.accumulate = g.e.beta != 0;
+    t.narrow_type = g.c.type;
+    const bool in_place = cut.b == gemm_b::in_place;
+    t.b_stride = (in_place ? g.b.stride : Kernel::nr) * 4;
+    const index b_step = in_place ? Kernel::nr * 4 : cut.panel_bytes(0), c_size = size_of(g.c.type);
+    const index rows = g.c.rows, cols = g.c.cols;
+    for (index row = 0; row < rows; row += cut.tile_rows) {
+      t.a = static_cast<const char*>(data.a) + row * cut.a_stride;
+      t.b = static_cast<const char*>(in_place ? data.b : g.packed);
+      char* c = static_cast<char*>(data.c) + row * g.c.stride * c_size;
+      for (index col = 0; col < cols; col += Kernel::nr, c += Kernel::nr * c_size, t.b += b_step) {
+        t.acc = reinterpret_cast<accumulator*>(c);
+        t.narrow = cut.direct ? nullptr : c;
+        Kernel::run(static_cast<int>(std::min(cut.tile_rows, rows - row)),
+                    static_cast<int>(std::min<index>(Kernel::nr, cols - col)), t);
+      }
+    }
+  }
+
+  /// One task: no counter, no division.
+  bool is_single() const {
+    return cut.workers == 1 && g.batch == 1 && cut.b != gemm_b::shared && cut.task_rows >= g.c.rows &&
+           cut.own_cols >= g.c.cols;
+  }
 
   /// Workers take tasks from a counter; each has scratch memory of its own.
   void run_tasks(const executor& exec, char* scratch, index batch0, index batch1, index col0, index cols,
@@ -99,9 +143,10 @@ class gemm_driver {
   void multiply(const task_tile& tile, const char* panels, index first_panel, index panels_in_block,
                 char* scratch) {
     char* const packed_a = scratch;
+    if constexpr (!std::is_void_v<typename Kernel::instruction>)
+      if (cut.b == gemm_b::dots) return multiply_dots(tile, scratch);
     char* const packed_b = packed_a + cut.a_bytes;
     accumulator* const sums = reinterpret_cast<accumulator*>(packed_b + cut.b_bytes);
-    const bool compensate = Kernel::flips_s8 && g.a.type == dtype::s8;
     const index col_panels = cut.panel_count(tile.cols);
     any_matrix a_matrix = g.a, b_matrix = g.b;
     a_matrix.data = const_cast<void*>(data.a);
@@ -121,19 +166,19 @@ class gemm_driver {
         const index pass_end = std::min(pass + cut.pass_rows, tile.rows);
         if (cut.a == gemm_a::panels)
           gemm_pack_row_panels<Kernel>(a_matrix, tile.batch * g.batch_a, tile.row + pass, pass_end - pass, k,
-                                       depth, packed_a, cut.a_step);
+                                       depth, packed_a, cut.tile_rows, cut.a_step);
         else if (cut.a == gemm_a::rows)
           gemm_pack_rows<Kernel>(a_matrix, tile.batch * g.batch_a, tile.row + pass, pass_end - pass, k, depth,
                                  packed_a, cut.a_stride);
-        for (index row = pass; row < pass_end; row += Kernel::mr) {
-          const index rows = std::min(static_cast<index>(Kernel::mr), pass_end - row);
+        for (index row = pass; row < pass_end; row += cut.tile_rows) {
+          const index rows = std::min(cut.tile_rows, pass_end - row);
           if (cut.a == gemm_a::in_place)
             t.a = gemm_address(a_matrix, tile.batch * g.batch_a + (tile.row + row) * g.a.stride + k);
           else
-            t.a = packed_a + (row - pass) / Kernel::mr * (cut.a_step * t.groups);
+            t.a = packed_a + (row - pass) / cut.tile_rows * (cut.a_step * t.groups);
           // A is read few times, from memory: each tile fetches a share of its next rows.
-          const bool fetches = cut.prefetches_a && row + Kernel::mr < tile.rows;
-          const index share = fetches ? Kernel::mr * cut.a_stride / col_panels : 0;
+          const bool fetches = cut.prefetches_a && row + cut.tile_rows < tile.rows;
+          const index share = fetches ? cut.tile_rows * cut.a_stride / col_panels : 0;
           t.next_step = fetches ? std::max<index>(1, share / t.groups) : 0;
           for (index panel = 0; panel < col_panels; ++panel) {
             const index col = panel * Kernel::nr;
@@ -141,40 +186,47 @@ class gemm_driver {
             t.b_stride = Kernel::nr * 4;
             if (ready != nullptr) {
               t.b = ready + panel * panel_bytes;
-            } else if (cut.b == gemm_b::in_place && cols % Kernel::lanes == 0) {
+            } else if (cut.b == gemm_b::in_place && (Kernel::masks || cols % Kernel::lanes == 0)) {
               t.b = gemm_address(b_matrix, tile.batch * g.batch_b + k * g.b.stride + tile.col + col);
               t.b_stride = g.b.stride * size_of(g.b.type);
             } else {
-              const bool keeps = cut.b == gemm_b::own && tile.rows > Kernel::mr;
+              const bool keeps = cut.b == gemm_b::own && tile.rows > cut.tile_rows;
               char* const own = packed_b + (keeps ? panel * panel_bytes : 0);
               if (row == 0 || !keeps)
                 gemm_pack_columns<Kernel>(b_matrix, tile.batch * g.batch_b, tile.col + col, cols, k, depth,
                                           own, panel_bytes);
               t.b = own;
             }
-            t.initial =
-                compensate ? reinterpret_cast<const accumulator*>(t.b + t.groups * Kernel::nr * 4) : nullptr;
-            t.next = fetches ? t.a + Kernel::mr * cut.a_stride + panel * share : t.b;
+            t.initial = compensation(t);
+            t.next = fetches ? t.a + cut.tile_rows * cut.a_stride + panel * share : t.b;
             run_tile(tile, row, rows, col, cols, block, t,
-                     sums + (cut.sums_stay ? row * col_panels * Kernel::nr + col * Kernel::mr : 0));
+                     cut.sums_stay ? sums + sums_place(row, col, col_panels) : sums);
           }
         }
       }
     }
   }
 
-  /// One tile: multiplied, and finished if this is the last block of depth.
+  static void prefetch_rows(const char* first, index pitch, index rows, index bytes) {
+    for (index r = 0; r < rows; ++r) {
+      __builtin_prefetch(first + r * pitch, 1);
+      __builtin_prefetch(first + r * pitch + bytes - 1, 1);
+    }
+  }
+
+  /// One tile (or 4 in one row): multiplied, and finished if this is the last block of depth.
   void run_tile(const task_tile& tile, index row, index rows, index col, index cols, index block,
                 gemm_tile_args<accumulator>& t, accumulator* sums) {
     const bool first = block == 0, last = block + 1 == cut.blocks;
-    const bool whole = cols % Kernel::lanes == 0;
+    const bool whole = Kernel::masks || cols % Kernel::lanes == 0;
     const index c_offset = tile.batch * g.batch_c + (tile.row + row) * g.c.stride + tile.col + col;
     char* const c = static_cast<char*>(data.c) + c_offset * size_of(g.c.type);
     if (t.groups >= 16) {  // C is needed a whole tile later: 1 to 4 % where it is not near
-      const index pitch = g.c.stride * size_of(g.c.type), bytes = cols * size_of(g.c.type);
-      for (index r = 0; r < rows; ++r) {
-        __builtin_prefetch(c + r * pitch, 1);
-        __builtin_prefetch(c + r * pitch + bytes - 1, 1);
+      prefetch_rows(c, g.c.stride * size_of(g.c.type), rows, cols * size_of(g.c.type));
+      const any_matrix& pre = g.e.preactivation;
+      if (pre.data != nullptr) {
+        const index at = tile.batch * g.batch_preactivation + (tile.row + row) * pre.stride + tile.col + col;
+        prefetch_rows(gemm_address(pre, at), pre.stride * size_of(pre.type), rows, cols * size_of(pre.type));
       }
     }
     t.narrow = nullptr;
@@ -182,10 +234,10 @@ class gemm_driver {
       t.acc = reinterpret_cast<accumulator*>(c);
       t.acc_stride = g.c.stride;
       t.accumulate = !first || g.e.beta != 0;
-      Kernel::run(static_cast<int>(rows), static_cast<int>(cols), t);
+      run_kernel(rows, cols, t);
       return;
     }
-    if (whole && cut.converts) {
+    if (whole && cut.converts && cols <= Kernel::nr) {
       t.narrow = c;
       t.narrow_type = g.c.type;
       t.acc_stride = g.c.stride;
@@ -194,11 +246,67 @@ class gemm_driver {
       return;
     }
     t.acc = sums;
-    t.acc_stride = Kernel::nr;
+    t.acc_stride = sums_stride(tile, cols);
     t.accumulate = !first;
-    Kernel::run(static_cast<int>(rows), static_cast<int>(cols), t);
+    run_kernel(rows, cols, t);
     if (last)
-      gemm_finish_tile(g, data.c, tile.batch, tile.row + row, rows, tile.col + col, cols, sums, Kernel::nr);
+      gemm_finish_tile(g, data.c, tile.batch, tile.row + row, rows, tile.col + col, cols, sums, t.acc_stride);
+  }
+
+  /// -128 times the column sums of a panel, where bytes of A were flipped.
+  const accumulator* compensation(const gemm_tile_args<accumulator>& t) const {
+    return Kernel::flips_s8 && g.a.type == dtype::s8
+               ? reinterpret_cast<const accumulator*>(t.b + t.groups * Kernel::nr * 4)
+               : nullptr;
+  }
+
+  // Sums of a task that stay: tile by tile, or as rows where 4 panels are one tile.
+  index sums_place(index row, index col, index col_panels) const {
+    return cut.wide ? col : row * col_panels * Kernel::nr + col * cut.tile_rows;
+  }
+  index sums_stride(const task_tile& tile, index cols) const {
+    if (!cut.wide) return Kernel::nr;
+    return cut.sums_stay ? cut.panel_count(tile.cols) * Kernel::nr : std::max<index>(cols, Kernel::nr);
+  }
+
+  void run_kernel(index rows, index cols, const gemm_tile_args<accumulator>& t) const {
+    if constexpr (Kernel::a_panels)
+      if (cols > Kernel::nr)
+        return gemm_wide<typename Kernel::instruction>(
+            rows, t, t.groups * Kernel::nr * 4 + (Kernel::flips_s8 ? Kernel::nr * 4 : 0));
+    Kernel::run(static_cast<int>(rows), static_cast<int>(cols), t);
+  }
+
+  /// Few rows of A and columns of B as they lie.
+  void multiply_dots(const task_tile& tile, char* scratch) {
+    using instruction = typename Kernel::instruction;
+    any_matrix a = g.a, b = g.b;
+    a.data = const_cast<void*>(data.a);
+    b.data = const_cast<void*>(data.b);
+    accumulator* const sums = reinterpret_cast<accumulator*>(scratch + cut.a_bytes);
+    const index sums_stride = (tile.cols + 15) & ~index{15}, depth = g.a.cols;
+    const char* rows_of_a = scratch;
+    index rows = tile.rows;
+    if (cut.a == gemm_a::in_place) {
+      rows_of_a = gemm_address(a, tile.batch * g.batch_a);
+    } else {
+      gemm_pack_rows<Kernel>(a, tile.batch * g.batch_a, 0, rows, 0, depth, scratch, cut.a_stride);
+      if (Kernel::flips_s8 && a.type == dtype::s8)  // its dot products are what 128 more in each byte adds
+        __builtin_memset(scratch + rows++ * cut.a_stride, 0x80, static_cast<std::size_t>(cut.a_stride));
+    }
+    gemm_with_slice<Kernel>(b, false, tile.batch * g.batch_b, 0, depth, tile.col, tile.cols,
+                            [&](const auto& slice) {
+                              gemm_dot_columns<instruction>(rows, depth, rows_of_a, cut.a_stride, slice.data,
+                                                            slice.stride, tile.cols, sums, sums_stride);
+                            });
+    if constexpr (std::is_same_v<accumulator, std::int32_t>) {
+      const accumulator* const extra = sums + tile.rows * sums_stride;
+      for (index r = 0; rows > tile.rows && r < tile.rows; ++r)
+        for (index c = 0; c < tile.cols; ++c)
+          sums[r * sums_stride + c] = static_cast<std::int32_t>(
+              static_cast<std::uint32_t>(sums[r * sums_stride + c]) - static_cast<std::uint32_t>(extra[c]));
+    }
+    gemm_finish_tile(g, data.c, tile.batch, 0, tile.rows, tile.col, tile.cols, sums, sums_stride);
   }
 };
 
@@ -256,6 +364,21 @@ inline void gemm_pack(const detail::gemm_pack_args& g) {
     blocking.set_depth(g.b.rows);
     *g.bytes = blocking.packed_bytes(g.b.cols);
     if (g.out != nullptr) gemm_pack_panels(g.b, 0, blocking, 0, g.b.cols, static_cast<char*>(g.out), g.exec);
+  });
+}
+
+inline void gemm_pack_pair(const detail::gemm_pack_pair_args& g) {
+  gemm_with_kernel(g.a_type, g.weight.type, g, [&](auto kernel) {
+    using kernel_type = decltype(kernel);
+    gemm_blocking<kernel_type> forward, backward;
+    forward.set_depth(g.weight.cols);
+    backward.set_depth(g.weight.rows);
+    *g.forward_bytes = forward.packed_bytes(g.weight.rows);
+    *g.backward_bytes = backward.packed_bytes(g.weight.cols);
+    if (g.forward == nullptr) return;
+    if constexpr (std::is_same_v<typename kernel_type::accumulator, float>)  // gemm.hpp checks
+      gemm_pack_both(g.weight, forward, backward, static_cast<char*>(g.forward),
+                     static_cast<char*>(g.backward), g.exec);
   });
 }
 

@@ -11,6 +11,7 @@
 #if EINKORN_LEVEL_AT_LEAST_AMX
 
 #include "amx.hpp"
+#include "gemm_avx512.hpp"
 
 EINKORN_BEGIN_LEVEL
 
@@ -19,10 +20,11 @@ template <class Product>
 struct gemm_amx_kernel {
   using element = typename Product::element;
   using accumulator = typename Product::accumulator;
+  using instruction = typename Product::instruction;
   using args = gemm_tile_args<accumulator>;
   static constexpr int mr = 32, nr = 32, lanes = 16;
   static constexpr int k_group = 4 / static_cast<int>(sizeof(element)), k_step = k_group;
-  static constexpr bool flips_s8 = false, a_panels = false, converts = false;
+  static constexpr bool flips_s8 = false, a_panels = false, converts = false, masks = false;
   static constexpr int half = 16, block = 16;  // rows or columns of a tile; k-groups of a step
 
   /// Tiles for `rows` of C and `groups` of depth.
@@ -130,6 +132,7 @@ struct gemm_amx_kernel {
 
 /// Even and odd products summed apart, denormals taken as zero.
 struct tdpbf16ps_tiles {
+  using instruction = vdpbf16ps_x16;
   using element = bf16;
   using accumulator = float;
   template <int D, int A, int B>
@@ -140,6 +143,7 @@ struct tdpbf16ps_tiles {
 
 /// Only where the CPU has AMX-FP16; fp16's denormals count in full.
 struct tdpfp16ps_tiles {
+  using instruction = void;
   using element = fp16;
   using accumulator = float;
   template <int D, int A, int B>
@@ -149,6 +153,7 @@ struct tdpfp16ps_tiles {
 };
 
 struct tdpbusd_tiles {
+  using instruction = vpdpbusd_x16;
   using element = std::int8_t;
   using accumulator = std::int32_t;
   template <int D, int A, int B>
@@ -158,6 +163,7 @@ struct tdpbusd_tiles {
 };
 
 struct tdpbssd_tiles {
+  using instruction = void;
   using element = std::int8_t;
   using accumulator = std::int32_t;
   template <int D, int A, int B>

@@ -13,12 +13,16 @@ struct fmaps_x8 {
   using vector = __m256;
   using group = __m256;
   static constexpr int lanes = 8;
-  static constexpr bool flips_s8 = false;
+  static constexpr bool flips_s8 = false, masks = false;
+  static no_mask mask(int) { return {}; }
   static vector zero() { return _mm256_setzero_ps(); }
   static vector load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, vector x) { _mm256_storeu_ps(p, x); }
   static vector add(vector x, vector y) { return _mm256_add_ps(x, y); }
+  static float sum(vector x) { return reduce_add(x); }
+  static group as_groups(vf words) { return words; }
   static group load_groups(const char* p) { return _mm256_loadu_ps(reinterpret_cast<const float*>(p)); }
+  static group load_groups(const char* p, no_mask) { return load_groups(p); }
   static group broadcast(const char* p) { return _mm256_broadcast_ss(reinterpret_cast<const float*>(p)); }
   static vector multiply_add(vector acc, group a, group b) { return _mm256_fmadd_ps(a, b, acc); }
 };
@@ -30,14 +34,24 @@ struct vpmaddwd_x8 {
   using vector = __m256i;
   using group = __m256i;
   static constexpr int lanes = 8;
-  static constexpr bool flips_s8 = false;
+  static constexpr bool flips_s8 = false, masks = false;
+  static no_mask mask(int) { return {}; }
   static vector zero() { return _mm256_setzero_si256(); }
   static vector load(const std::int32_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
   static void store(std::int32_t* p, vector x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
   static vector add(vector x, vector y) { return _mm256_add_epi32(x, y); }
+  static std::int32_t sum(vector x) {
+    std::int32_t parts[lanes];
+    store(parts, x);
+    std::uint32_t total = 0;  // wraps
+    for (const std::int32_t part : parts) total += static_cast<std::uint32_t>(part);
+    return static_cast<std::int32_t>(total);
+  }
+  static group as_groups(vf words) { return _mm256_castps_si256(words); }
   static group load_groups(const char* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static group load_groups(const char* p, no_mask) { return load_groups(p); }
   static group broadcast(const char* p) {
     return _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float*>(p)));
   }

@@ -14,12 +14,16 @@ struct mulps_x4 {
   using vector = __m128;
   using group = __m128;
   static constexpr int lanes = 4;
-  static constexpr bool flips_s8 = false;
+  static constexpr bool flips_s8 = false, masks = false;
+  static no_mask mask(int) { return {}; }
   static vector zero() { return _mm_setzero_ps(); }
   static vector load(const float* p) { return _mm_loadu_ps(p); }
   static void store(float* p, vector x) { _mm_storeu_ps(p, x); }
   static vector add(vector x, vector y) { return _mm_add_ps(x, y); }
+  static float sum(vector x) { return reduce_add(x); }
+  static group as_groups(vf words) { return words; }
   static group load_groups(const char* p) { return _mm_loadu_ps(reinterpret_cast<const float*>(p)); }
+  static group load_groups(const char* p, no_mask) { return load_groups(p); }
   static group broadcast(const char* p) { return _mm_set1_ps(*reinterpret_cast<const float*>(p)); }
   static vector multiply_add(vector acc, group a, group b) { return _mm_add_ps(acc, _mm_mul_ps(a, b)); }
 };
@@ -31,12 +35,22 @@ struct pmaddwd_x4 {
   using vector = __m128i;
   using group = __m128i;
   static constexpr int lanes = 4;
-  static constexpr bool flips_s8 = false;
+  static constexpr bool flips_s8 = false, masks = false;
+  static no_mask mask(int) { return {}; }
   static vector zero() { return _mm_setzero_si128(); }
   static vector load(const std::int32_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
   static void store(std::int32_t* p, vector x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), x); }
   static vector add(vector x, vector y) { return _mm_add_epi32(x, y); }
+  static std::int32_t sum(vector x) {
+    std::int32_t parts[lanes];
+    store(parts, x);
+    std::uint32_t total = 0;  // wraps
+    for (const std::int32_t part : parts) total += static_cast<std::uint32_t>(part);
+    return static_cast<std::int32_t>(total);
+  }
+  static group as_groups(vf words) { return _mm_castps_si128(words); }
   static group load_groups(const char* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+  static group load_groups(const char* p, no_mask) { return load_groups(p); }
   static group broadcast(const char* p) {
     return _mm_castps_si128(_mm_set1_ps(*reinterpret_cast<const float*>(p)));
   }

@@ -4,16 +4,18 @@
 #include <algorithm>
 
 #include "../detail/gemm_args.hpp"
+#include "gemm_few_rows.hpp"
 #include "gemm_pack.hpp"
 #include "parallel.hpp"
 
 EINKORN_BEGIN_LEVEL
 
 enum class gemm_b {
-  packed,   // panels that pack() made
-  shared,   // panels that all threads make first
-  own,      // panels that a task makes for itself, where it first uses them
-  in_place  // rows of B as they lie, where the micro-kernel can read them
+  packed,    // panels that pack() made
+  shared,    // panels that all threads make first
+  own,       // panels that a task makes for itself, where it first uses them
+  in_place,  // rows of B as they lie, where the micro-kernel can read them
+  dots       // columns of B as they lie, for few rows: gemm_few_rows.hpp
 };
 enum class gemm_a {
   in_place,  // rows of k-groups as they lie
@@ -39,6 +41,7 @@ struct gemm_blocking {
 
   index depth = 0, blocks = 1, block_depth = 0;
   index task_rows = 0, task_cols = 0, chunk_cols = 0, own_cols = 0, workers = 1;
+  index tile_rows = 0;  // mr, or less where the last tile would have few: those wait for their own sums
   index pass_rows = 0;  // of A, packed together
   gemm_b b = gemm_b::packed;
   gemm_a a = gemm_a::in_place;
@@ -46,6 +49,8 @@ struct gemm_blocking {
   bool converts = false;   // the same, rounded to the type of C
   bool sums_stay = false;  // in scratch memory from block to block, where C itself cannot hold them
   bool prefetches_a = false;
+  bool simple = false;  // every operand in place, and small: nothing but tiles
+  bool wide = false;    // packed B, 4 panels at a time
   index a_stride = 0, a_step = 4, a_bytes = 0, b_bytes = 0, worker_bytes = 0, shared_bytes = 0;
 
   gemm_blocking() = default;
@@ -60,7 +65,7 @@ struct gemm_blocking {
   /// where it is not in L2) is paid once a block; at 1536 a row of tiles of A no longer stays near. A
   /// function of the depth alone: it fixes the order of summation.
   void set_depth(index k) {
-    constexpr index most = 1024 * Kernel::k_group, unit = 16 * Kernel::k_group;
+    constexpr index most = 1024 * Kernel::k_group, unit = std::max<index>(16 * Kernel::k_group, nr);
     depth = k;
     const index wanted = k <= most ? 1 : (k + most - 1) / most;
     block_depth =
@@ -88,7 +93,8 @@ struct gemm_blocking {
     constexpr bool integers = std::is_same_v<typename Kernel::accumulator, std::int32_t>;
     direct =
         integers ? g.c.type == dtype::i32 : g.c.type == dtype::f32 && plain && (e.beta == 0 || e.beta == 1);
-    sums_stay = blocks > 1 && (!direct || g.c.cols % Kernel::lanes != 0);
+    const bool whole = Kernel::masks || g.c.cols % Kernel::lanes == 0;
+    sums_stay = blocks > 1 && !(direct && whole);
     converts = Kernel::converts && g.c.type != dtype::f32 && plain && e.beta == 0 && blocks == 1;
   }
 
@@ -99,6 +105,7 @@ struct gemm_blocking {
 
   void set_tasks(const detail::gemm_args& g) {
     const index rows = g.c.rows, cols = g.c.cols, one_panel = std::max<index>(64, panel_bytes(0));
+    constexpr index run = vf_size * Kernel::k_group;  // depth of a vector
     const bool reads_a = gemm_reads<Kernel>(g.a.type);
     a = g.a.transposed && Kernel::a_panels                                               ? gemm_a::panels
         : g.a.transposed || !reads_a || depth % Kernel::k_step != 0 || rows_collide(g.a) ? gemm_a::rows
@@ -113,8 +120,13 @@ struct gemm_blocking {
     workers = g.exec.run != nullptr && worth_threads ? std::max(g.exec.threads, 1) : 1;
     if (g.packed != nullptr) {
       b = gemm_b::packed;
+      wide = rows <= gemm_wide_rows && Kernel::a_panels;
+    } else if (g.b.transposed && rows <= gemm_dot_rows && 2 * depth >= run * rows &&
+               !std::is_void_v<typename Kernel::instruction>) {
+      b = gemm_b::dots;
+      a = g.a.transposed || !reads_a || depth % run != 0 ? gemm_a::rows : gemm_a::in_place;
     } else if (!g.b.transposed && std::is_same_v<typename Kernel::element, float> && g.b.type == dtype::f32 &&
-               (rows <= 2 * mr || cols * depth * 4 <= g.machine.l1)) {
+               (rows <= 2 * mr || cols * depth * 4 <= g.machine.l2 / 4)) {
       b = gemm_b::in_place;
     } else {
       b = near ? gemm_b::own : gemm_b::shared;
@@ -140,32 +152,49 @@ struct gemm_blocking {
       const index parts = std::min(panel_count(task_cols), (4 * workers + tasks - 1) / tasks);
       task_cols = round_up((task_cols + parts - 1) / parts, nr);
     }
+    if (b == gemm_b::dots) task_cols = std::min<index>(task_cols, round_up(256, nr));
     own_cols = b == gemm_b::own ? std::min(task_cols, near_panels * nr) : task_cols;
     // A transposed A is read 64 bytes a page with one row of tiles; several read whole runs of its rows.
-    pass_rows = std::min(a == gemm_a::panels ? 8 * mr : mr, round_up(task_rows, mr));
+    const index tiles = std::max<index>(1, (task_rows + mr - 1) / mr);
+    tile_rows = Kernel::a_panels ? std::max<index>(1, (task_rows + tiles - 1) / tiles) : mr;
+    pass_rows = std::min<index>(a == gemm_a::panels ? 8 : 1, tiles) * tile_rows;
   }
 
   void set_memory(const detail::gemm_args& g) {
+    if (b == gemm_b::dots) {  // A whole, and one more row for what flipped bytes add
+      a_stride = a == gemm_a::rows ? round_up((depth + Kernel::k_group - 1) / Kernel::k_group * 4, 64)
+                                   : g.a.stride * size_of(g.a.type);
+      a_bytes = (a == gemm_a::rows ? g.c.rows + 1 : 0) * a_stride;
+      worker_bytes = a_bytes + (g.c.rows + 1) * round_up(own_cols, 16) * 4;
+      return;
+    }
     if (a == gemm_a::panels) {
       a_step = round_up(mr, vf_size) * 4;
       a_stride = 4;
-      a_bytes = pass_rows / mr * groups(0) * a_step;
+      a_bytes = pass_rows / tile_rows * groups(0) * a_step;
     } else if (a == gemm_a::rows) {
       // Whole vectors, and an odd number of cache lines, so that neighbouring rows fall into different sets.
       a_stride = round_up(groups(0) * 4, 64);
       if (a_stride / 64 % 2 == 0) a_stride += 64;
-      a_bytes = std::min(mr, g.c.rows) * a_stride;
+      a_bytes = tile_rows * a_stride;
     } else {
       a_stride = g.a.stride * size_of(g.a.type);
     }
-    const bool packs = b == gemm_b::own || (b == gemm_b::in_place && g.c.cols % Kernel::lanes != 0);
+    const bool packs =
+        b == gemm_b::own || (b == gemm_b::in_place && !Kernel::masks && g.c.cols % Kernel::lanes != 0);
     const index panels = b == gemm_b::own && g.c.rows > mr ? panel_count(own_cols) : 1;
     b_bytes = packs ? round_up(panels * panel_bytes(0), 64) : 0;
-    const bool whole = (direct || converts) && g.c.cols % Kernel::lanes == 0;
-    const index tiles = sums_stay ? panel_count(own_cols) * ((task_rows + mr - 1) / mr) : whole ? 0 : 1;
-    worker_bytes = round_up(a_bytes, 64) + b_bytes + tiles * mr * nr * 4;
+    const bool whole = (direct || converts) && (Kernel::masks || g.c.cols % Kernel::lanes == 0);
+    const index sums = sums_stay ? panel_count(own_cols) * round_up(task_rows, tile_rows)
+                       : whole   ? 0
+                                 : std::max<index>(mr, wide ? gemm_wide_panels * gemm_wide_rows : 0);
+    worker_bytes = round_up(a_bytes, 64) + b_bytes + sums * nr * 4;
     a_bytes = round_up(a_bytes, 64);
     shared_bytes = b == gemm_b::shared ? round_up(packed_bytes(chunk_cols), 64) : 0;
+    simple = workers == 1 && g.batch == 1 && blocks == 1 && a == gemm_a::in_place && !wide &&
+             (b == gemm_b::in_place || b == gemm_b::packed) && b_bytes == 0 && sums == 0 &&
+             (g.packed == nullptr || !Kernel::flips_s8 || g.a.type != dtype::s8) &&
+             g.c.rows * g.c.cols * depth <= (1 << 21);
     prefetches_a = a == gemm_a::in_place && blocks == 1 && panel_count(own_cols) <= 8 &&
                    a_stride == depth * size_of(g.a.type);
   }
@@ -183,6 +212,39 @@ inline void gemm_pack_panels(const any_matrix& b, index offset, const gemm_block
         std::min(blocking.block_depth, blocking.depth - k),
         out + block * panels * blocking.panel_bytes(0) + panel * blocking.panel_bytes(block),
         blocking.panel_bytes(block));
+  });
+}
+
+/// weight as B (`backward`) and transposed as B (`forward`), by squares of it that stay in L2 for both.
+template <class Kernel>
+inline void gemm_pack_both(const any_matrix& weight, const gemm_blocking<Kernel>& forward,
+                           const gemm_blocking<Kernel>& backward, char* forward_out, char* backward_out,
+                           const executor& exec) {
+  constexpr index nr = Kernel::nr, side = 128;  // a multiple of nr and of k_step
+  any_matrix transposed = weight;
+  std::swap(transposed.rows, transposed.cols);
+  transposed.transposed = !weight.transposed;
+  // The part of panels [col, col + cols) that lies in depth [k, k + count), which may cross into the next
+  // block.
+  const auto pack = [](const any_matrix& b, const gemm_blocking<Kernel>& cut, index k, index count, index col,
+                       index cols, char* out) {
+    const index panels = cut.panel_count(b.cols);
+    for (const index end = k + count; k < end;) {
+      const index block = k / cut.block_depth, first = block * cut.block_depth;
+      const index depth = std::min(end, first + cut.block_depth) - k, bytes = cut.panel_bytes(block);
+      gemm_pack_columns<Kernel>(b, 0, col, cols, k, depth,
+                                out + block * panels * cut.panel_bytes(0) + col / nr * bytes +
+                                    (k - first) / Kernel::k_group * nr * 4,
+                                bytes);
+      k += depth;
+    }
+  };
+  const index row_squares = (weight.rows + side - 1) / side, col_squares = (weight.cols + side - 1) / side;
+  parallel_for(exec, row_squares * col_squares, [&](index task) {
+    const index row = task / col_squares * side, col = task % col_squares * side;
+    const index rows = std::min(side, weight.rows - row), cols = std::min(side, weight.cols - col);
+    pack(transposed, forward, col, cols, row, rows, forward_out);
+    pack(weight, backward, row, rows, col, cols, backward_out);
   });
 }
 

@@ -112,10 +112,60 @@ inline void gemm_finish_rows(const detail::gemm_args& g, void* c_data, index bat
   }
 }
 
+/// The usual end of a linear layer on a whole tile, nothing decided inside the loop: C = act(acc + bias), and
+/// acc + bias in Pre (void: nowhere). With the decisions inside, bias alone cost 5 % of a product 768 deep.
+template <class C, class Pre, class Act>
+inline void gemm_finish_linear(const float* bias, index rows, index cols, const float* acc, index acc_stride,
+                               C* c, index c_stride, Pre* pre, index pre_stride, const Act& act) {
+  for (index col = 0; col < cols; col += vf_size) {
+    const vf shift = bias != nullptr ? load(bias + col) : broadcast(0.0f);
+    for (index r = 0; r < rows; ++r) {
+      const vf v = load(acc + r * acc_stride + col) + shift;
+      if constexpr (!std::is_void_v<Pre>) store(pre + r * pre_stride + col, v);
+      store(c + r * c_stride + col, act(v));
+    }
+  }
+}
+
+/// Whether that was the call: then it is done.
+template <class C>
+inline bool gemm_finish_linear(const detail::gemm_args& g, void* c_data, index batch, index row0, index rows,
+                               index col0, index cols, const float* acc, index acc_stride) {
+  const epilogue& e = g.e;
+  const any_matrix& pre = e.preactivation;
+  if (e.alpha != 1 || e.beta != 0 || e.residual.data != nullptr || cols % vf_size != 0) return false;
+  if (e.act != activation::none && e.act != activation::gelu) return false;
+  if (pre.data != nullptr && pre.type != dtype_of<C>) return false;
+  C* const c = static_cast<C*>(c_data) + batch * g.batch_c + row0 * g.c.stride + col0;
+  C* const p = static_cast<C*>(pre.data) +
+               (pre.data == nullptr ? 0 : batch * g.batch_preactivation + row0 * pre.stride + col0);
+  const float* const bias = e.bias != nullptr ? e.bias + col0 : nullptr;
+  const auto finish = [&](auto* to, const auto& act) {
+    gemm_finish_linear(bias, rows, cols, acc, acc_stride, c, g.c.stride, to, pre.stride, act);
+  };
+  const auto same = [](vf x) { return x; };
+  const auto gelu_of = [](vf x) { return gelu(x); };
+  if (pre.data == nullptr)
+    e.act == activation::none ? finish(static_cast<void*>(nullptr), same)
+                              : finish(static_cast<void*>(nullptr), gelu_of);
+  else
+    e.act == activation::none ? finish(p, same) : finish(p, gelu_of);
+  return true;
+}
+
 /// C(row0.., col0..) = epilogue(acc), C not i32: acc is a tile whose rows can be read up to a whole vector.
 template <class Accumulator>
 inline void gemm_finish_real(const detail::gemm_args& g, void* c_data, index batch, index row0, index rows,
                              index col0, index cols, const Accumulator* acc, index acc_stride) {
+  if constexpr (std::is_same_v<Accumulator, float>) {
+    const bool done =
+        g.c.type == dtype::f32
+            ? gemm_finish_linear<float>(g, c_data, batch, row0, rows, col0, cols, acc, acc_stride)
+        : g.c.type == dtype::bf16
+            ? gemm_finish_linear<bf16>(g, c_data, batch, row0, rows, col0, cols, acc, acc_stride)
+            : gemm_finish_linear<fp16>(g, c_data, batch, row0, rows, col0, cols, acc, acc_stride);
+    if (done) return;
+  }
   const epilogue& e = g.e;
   const bool plain = e.alpha == 1 && e.beta == 0 && e.bias == nullptr && e.act == activation::none &&
                      e.preactivation.data == nullptr && e.residual.data == nullptr;

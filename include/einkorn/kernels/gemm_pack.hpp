@@ -187,11 +187,11 @@ inline void gemm_pack_a(const gemm_slice<Source>& s, char* out, index stride, [[
   });
 }
 
-/// Panels of A from a slice that is not k_contiguous: mr rows beside each other, `step` bytes for each
+/// Panels of A from a slice that is not k_contiguous: tile_rows rows beside each other, `step` bytes for each
 /// k-group. No transposition: a row of memory is a row of the panels. The slice may be wider than `rows`.
 template <class Kernel, class Source>
-inline void gemm_pack_a_panels(const gemm_slice<Source>& s, index rows, char* out, index step,
-                               [[maybe_unused]] bool flip) {
+inline void gemm_pack_a_panels(const gemm_slice<Source>& s, index rows, char* out, index tile_rows,
+                               index step, [[maybe_unused]] bool flip) {
   using element = typename Kernel::element;
   constexpr int n = vf_size, group = Kernel::k_group;
   const index panel_bytes = (s.depth + group - 1) / group * step;
@@ -199,7 +199,7 @@ inline void gemm_pack_a_panels(const gemm_slice<Source>& s, index rows, char* ou
     const Source* const from = s.data + k * s.stride;
     const index left = s.depth - k;
     char* to = out;
-    for (index row = 0; row < rows; row += Kernel::mr, to += panel_bytes) {
+    for (index row = 0; row < rows; row += tile_rows, to += panel_bytes) {
       for (index w = 0; w < step / 4 && row + w < s.width; w += n) {
         const index width = s.width - row - w;
         vf words = left >= group && width >= n
@@ -256,10 +256,10 @@ inline void gemm_pack_rows(const any_matrix& a, index offset, index row, index r
 /// A is transposed. More rows than `rows` may be read, where A has them.
 template <class Kernel>
 inline void gemm_pack_row_panels(const any_matrix& a, index offset, index row, index rows, index k,
-                                 index depth, char* out, index step) {
+                                 index depth, char* out, index tile_rows, index step) {
   const index width = a.rows - row < rows + vf_size ? a.rows - row : rows + vf_size;
   gemm_with_slice<Kernel>(a, true, offset, k, depth, row, width, [&](const auto& slice) {
-    gemm_pack_a_panels<Kernel>(slice, rows, out, step, Kernel::flips_s8 && a.type == dtype::s8);
+    gemm_pack_a_panels<Kernel>(slice, rows, out, tile_rows, step, Kernel::flips_s8 && a.type == dtype::s8);
   });
 }
 

@@ -36,6 +36,9 @@ struct gemm_tile_args {
   dtype narrow_type = dtype::bf16;
 };
 
+/// The mask of instruction sets that have none: vectors are always whole.
+struct no_mask {};
+
 /// Address of row r: three pointers and the multiples 1, 2, 3, 4 of the stride reach 15 rows.
 template <int Row>
 inline const char* gemm_row(const char* a0, const char* a1, const char* a2, index stride, index stride3) {
@@ -65,17 +68,38 @@ struct gemm_tile {
     }
   }
 
-  template <class Narrow>
-  [[gnu::always_inline]] static void store_narrow(const vector (&acc)[Rows][Vectors], Narrow* to,
-                                                  index stride) {
-    EINKORN_UNROLL
-    for (int r = 0; r < Rows; ++r) {
+  /// put(row, vector, columns) for each vector of the tile; `last` of the last vector's columns are wanted.
+  template <class Put>
+  [[gnu::always_inline]] static void each_vector(int last, const Put& put) {
+    if (last == Instruction::lanes || !Instruction::masks) {
       EINKORN_UNROLL
-      for (int v = 0; v < Vectors; ++v) store(to + r * stride + v * Instruction::lanes, vf(acc[r][v]));
+      for (int r = 0; r < Rows; ++r) {
+        EINKORN_UNROLL
+        for (int v = 0; v < Vectors; ++v) put(r, v, Instruction::lanes);
+      }
+    } else {
+      EINKORN_UNROLL
+      for (int r = 0; r < Rows; ++r) {
+        EINKORN_UNROLL
+        for (int v = 0; v < Vectors; ++v) put(r, v, v + 1 < Vectors ? Instruction::lanes : last);
+      }
     }
   }
 
-  static void run(const gemm_tile_args<accumulator>& t) {
+  template <class Narrow>
+  [[gnu::always_inline]] static void store_narrow(const vector (&acc)[Rows][Vectors], Narrow* to,
+                                                  index stride, int last) {
+    each_vector(last, [&](int r, int v, int columns) {
+      Narrow* const out = to + r * stride + v * Instruction::lanes;
+      if (columns == Instruction::lanes)
+        store(out, vf(acc[r][v]));
+      else
+        store_first(out, vf(acc[r][v]), columns);
+    });
+  }
+
+  /// last: columns of the last vector.
+  static void run(const gemm_tile_args<accumulator>& t, int last) {
     vector acc[Rows][Vectors];
     EINKORN_UNROLL
     for (int r = 0; r < Rows; ++r) {
@@ -86,7 +110,8 @@ struct gemm_tile {
     }
     const index stride = t.a_stride, a_step = t.a_step, b_stride = t.b_stride;
     index stride3 = 3 * stride;
-    __asm__("" : "+r"(stride3));  // a register of its own, not an addition a step
+    __asm__("" : "+r"(stride3));                  // a register of its own, not an addition a step
+    const auto b_mask = Instruction::mask(last);  // B in place has nothing beyond its columns
     const char* next = t.next != nullptr ? t.next : t.b;
     const index next_step = t.next_step;
     const char *a0 = t.a, *a1 = a0 + 5 * stride, *a2 = a0 + 10 * stride, *b = t.b;
@@ -96,8 +121,9 @@ struct gemm_tile {
       __builtin_prefetch(next, 0, 2);
       next += next_step;
       group b_groups[Vectors];
-      for (int v = 0; v < Vectors; ++v)
+      for (int v = 0; v + 1 < Vectors; ++v)
         b_groups[v] = Instruction::load_groups(b + v * 4 * Instruction::lanes);
+      b_groups[Vectors - 1] = Instruction::load_groups(b + (Vectors - 1) * 4 * Instruction::lanes, b_mask);
       rows_from<0>(acc, b_groups, a0, a1, a2, stride, stride3);
       a0 += a_step;
       a1 += a_step;
@@ -107,36 +133,40 @@ struct gemm_tile {
     if constexpr (std::is_same_v<accumulator, float>) {
       if (t.narrow != nullptr) {
         if (t.narrow_type == dtype::bf16)
-          store_narrow(acc, static_cast<bf16*>(t.narrow), t.acc_stride);
+          store_narrow(acc, static_cast<bf16*>(t.narrow), t.acc_stride, last);
         else
-          store_narrow(acc, static_cast<fp16*>(t.narrow), t.acc_stride);
+          store_narrow(acc, static_cast<fp16*>(t.narrow), t.acc_stride, last);
         return;
       }
     }
-    EINKORN_UNROLL
-    for (int r = 0; r < Rows; ++r) {
-      EINKORN_UNROLL
-      for (int v = 0; v < Vectors; ++v) {
-        accumulator* const out = t.acc + r * t.acc_stride + v * Instruction::lanes;
+    each_vector(last, [&](int r, int v, int columns) {
+      accumulator* const out = t.acc + r * t.acc_stride + v * Instruction::lanes;
+      if (columns == Instruction::lanes) {
         Instruction::store(out,
                            t.accumulate ? Instruction::add(acc[r][v], Instruction::load(out)) : acc[r][v]);
+      } else if constexpr (Instruction::masks) {
+        const auto lanes = Instruction::mask(columns);
+        Instruction::store(
+            out, t.accumulate ? Instruction::add(acc[r][v], Instruction::load(out, lanes)) : acc[r][v],
+            lanes);
       }
-    }
+    });
   }
 };
 
 /// A micro-kernel (see gemm.hpp) from one multiply-add instruction and a number of rows.
 template <class Instruction, int Rows>
 struct gemm_vector_kernel {
+  using instruction = Instruction;
   using element = typename Instruction::element;
   using accumulator = typename Instruction::accumulator;
   static constexpr int mr = Rows, nr = 2 * Instruction::lanes, lanes = Instruction::lanes;
   static constexpr int k_group = 4 / static_cast<int>(sizeof(element)), k_step = k_group;
   static constexpr bool flips_s8 = Instruction::flips_s8, a_panels = true;
-  static constexpr bool converts = std::is_same_v<accumulator, float>;
+  static constexpr bool converts = std::is_same_v<accumulator, float>, masks = Instruction::masks;
   struct session {};  // nothing to set up
 
-  using run_function = void (*)(const gemm_tile_args<accumulator>&);
+  using run_function = void (*)(const gemm_tile_args<accumulator>&, int);
   template <int... R>
   struct table {
     static constexpr run_function run[sizeof...(R)][2] = {
@@ -148,7 +178,8 @@ struct gemm_vector_kernel {
   struct make_table<0, Rest...> : table<Rest...> {};
 
   static void run(int rows, int cols, const gemm_tile_args<accumulator>& t) {
-    make_table<Rows>::run[rows - 1][cols > lanes](t);
+    const bool two = cols > lanes;
+    make_table<Rows>::run[rows - 1][two](t, two ? cols - lanes : cols);
   }
 };
 

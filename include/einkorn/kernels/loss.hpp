@@ -10,16 +10,6 @@
 
 EINKORN_BEGIN_LEVEL
 
-inline float first_lane(vf x) {
-#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
-  return _mm512_cvtss_f32(x);
-#elif EINKORN_LEVEL_AT_LEAST_AVX2
-  return _mm256_cvtss_f32(x);
-#else
-  return _mm_cvtss_f32(x);
-#endif
-}
-
 struct row_statistics {
   float base, sum;  // sum of exp(x - base)
 };
@@ -32,8 +22,14 @@ inline row_statistics exp_sum(Row x, index n) {
   float largest = lowest, base = 0, total = 0;
   for (index first = 0; first < n; first += block) {
     const index end = first + block < n ? first + block : n;
-    vf top = broadcast(lowest);
+    vf top = broadcast(lowest), other_top = top;
     index i = first;
+    for (; i + 2 * vf_size <= end; i += 2 * vf_size) {
+      const two_vectors v = load_two(x + i);
+      top = math::at_least(top, v.first);
+      other_top = math::at_least(other_top, v.second);
+    }
+    top = max(top, other_top);
     for (; i + vf_size <= end; i += vf_size) top = math::at_least(top, load(x + i));
     if (i < end) top = math::at_least(top, load_first(x + i, end - i, lowest));
     const float block_largest = reduce_max(top);
@@ -41,18 +37,20 @@ inline row_statistics exp_sum(Row x, index n) {
       largest = block_largest;
       // Before the first finite value total is 0 and stays it; base is never -infinity, whose difference
       // to itself is NaN.
-      if (total != 0) total *= first_lane(exp(broadcast(base - largest)));
+      if (total != 0) total *= first_lane(exp2(broadcast((base - largest) * math::log2_e)));
       base = largest;
     }
     // A NaN makes the total NaN here, whatever the maximum made of it.
-    const vf offset = broadcast(base);
+    const vf log2_e = broadcast(math::log2_e), offset = broadcast(base);
+    const auto power = [&](vf v) { return exp2((v - offset) * log2_e); };
     vf even = broadcast(0.0f), odd = broadcast(0.0f);
     for (i = first; i + 2 * vf_size <= end; i += 2 * vf_size) {
-      even += exp(load(x + i) - offset);
-      odd += exp(load(x + i + vf_size) - offset);
+      const two_vectors v = load_two(x + i);
+      even += power(v.first);
+      odd += power(v.second);
     }
-    for (; i + vf_size <= end; i += vf_size) even += exp(load(x + i) - offset);
-    if (i < end) odd += exp(load_first(x + i, end - i, lowest) - offset);
+    for (; i + vf_size <= end; i += vf_size) even += power(load(x + i));
+    if (i < end) odd += power(load_first(x + i, end - i, lowest));
     total += reduce_add(even + odd);
   }
   return {base, total};
@@ -65,25 +63,34 @@ inline void store_zeros(Row out, index first, index end) {
   if (i < end) store_first(out + i, broadcast(0.0f), end - i);
 }
 
-/// dlogits = factor * (softmax - onehot); x may be out.
+/// dlogits = factor * (softmax - onehot); x may be out. The next row is brought towards L2 meanwhile, so that
+/// memory is read while it is written.
 template <class In, class Out>
-inline void write_gradient(In x, Out out, index n, index target, row_statistics s, float factor) {
-  const float at_target = first_lane(exp(load_first(x + target, 1) - broadcast(s.base)));
-  const vf scale = broadcast(factor / s.sum), base = broadcast(s.base);
+inline void write_gradient(In x, In next, Out out, index n, index target, row_statistics s, float factor,
+                           bool past_caches) {
+  const vf scale = broadcast(factor / s.sum), log2_e = broadcast(math::log2_e), offset = broadcast(s.base);
+  const auto power = [&](vf v) { return exp2((v - offset) * log2_e); };
+  const auto gradient = [&](vf v) { return power(v) * scale; };
+  const float at_target = first_lane(power(load_first(x + target, 1)));  // as in the sum: 0 for one class
   index i = 0;
-  for (; i + vf_size <= n; i += vf_size) store(out + i, exp(load(x + i) - base) * scale);
-  if (i < n) store_first(out + i, exp(load_first(x + i, n - i) - base) * scale, n - i);
+  for (; i + 2 * vf_size <= n; i += 2 * vf_size) {
+    prefetch_l2(next + i);
+    prefetch_l2(next + i + vf_size);
+    const two_vectors v = load_two(x + i);
+    put_two(out + i, {gradient(v.first), gradient(v.second)}, past_caches);
+  }
+  for (; i + vf_size <= n; i += vf_size) put(out + i, gradient(load(x + i)), past_caches);
+  if (i < n) store_first(out + i, gradient(load_first(x + i, n - i)), n - i);
+  if (past_caches) streaming_done();
   store_first(out + target, broadcast(factor * (at_target / s.sum - 1.0f)), 1);
 }
 
 inline void cross_entropy(const detail::cross_entropy_args& args) {
   const index rows = args.logits.rows, cols = args.logits.cols;
   const bool gradient = args.dlogits.data != nullptr;
-  const index task_rows = cols > 0 && cols < 16384 ? 16384 / cols : 1;
   const auto run = [&](auto x, auto out) {
-    parallel_for(args.exec, (rows + task_rows - 1) / task_rows, [&](index task) {
-      const index end = (task + 1) * task_rows < rows ? (task + 1) * task_rows : rows;
-      for (index row = task * task_rows; row < end; ++row) {
+    parallel_rows(args.exec, rows, cols, [&](index first_row, index end_row) {
+      for (index row = first_row; row < end_row; ++row) {
         const index classes = args.lengths != nullptr ? args.lengths[row] : cols;
         const index target = args.targets[row];
         if (target == args.ignore_index || target < 0 || target >= classes) {
@@ -98,7 +105,8 @@ inline void cross_entropy(const detail::cross_entropy_args& args) {
         args.losses[row] =
             (static_cast<double>(s.base) - static_cast<double>(logit)) + static_cast<double>(log_sum);
         if (gradient) {
-          write_gradient(in, out.at(row, 0), classes, target, s, args.factor);
+          write_gradient(in, x.at(row + 1 < end_row ? row + 1 : row, 0), out.at(row, 0), classes, target, s,
+                         args.factor, args.streams && can_stream(out.at(row, 0)));
           store_zeros(out.at(row, 0), classes, cols);
         }
       }

@@ -34,6 +34,16 @@ inline void store_keep_bits(std::uint8_t* bits, vu w0, vu w1, vu w2, vu w3, std:
   std::memcpy(bits, &low, 4);
   std::memcpy(bits + 4, &high, 4);
 }
+/// Bit b of split_bytes bytes becomes the bits of out[b * stride], for each b.
+inline constexpr int split_bytes = 64;
+inline void split_bits(const std::uint8_t* bytes, std::uint8_t* out, index stride) {
+  const __m512i x = _mm512_loadu_si512(bytes);
+#pragma GCC unroll 8
+  for (int b = 0; b < 8; ++b) {
+    const std::uint64_t bits = _mm512_movepi8_mask(_mm512_slli_epi16(x, static_cast<unsigned>(7 - b)));
+    std::memcpy(out + b * stride, &bits, sizeof bits);
+  }
+}
 #elif EINKORN_LEVEL_AT_LEAST_AVX2
 using vu = __m256i;
 inline vu vu_set(std::uint32_t a) { return _mm256_set1_epi32(static_cast<int>(a)); }
@@ -53,6 +63,14 @@ inline void store_keep_bits(std::uint8_t* bits, vu w0, vu w1, vu w2, vu w3, std:
   const __m256i keep_odd = _mm256_cmpeq_epi16(_mm256_max_epu16(odd, t), odd);
   const int packed = _mm256_movemask_epi8(_mm256_packs_epi16(keep_even, keep_odd));
   std::memcpy(bits, &packed, 4);
+}
+inline constexpr int split_bytes = 32;
+inline void split_bits(const std::uint8_t* bytes, std::uint8_t* out, index stride) {
+  const __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes));
+  for (int b = 0; b < 8; ++b) {
+    const int bits = _mm256_movemask_epi8(_mm256_slli_epi16(x, 7 - b));
+    std::memcpy(out + b * stride, &bits, sizeof bits);
+  }
 }
 #else
 using vu = __m128i;
@@ -74,6 +92,14 @@ inline void store_keep_bits(std::uint8_t* bits, vu w0, vu w1, vu w2, vu w3, std:
   const __m128i second = _mm_cmpeq_epi16(_mm_subs_epu16(t, _mm_unpackhi_epi64(w01, w23)), zero);
   const int packed = _mm_movemask_epi8(_mm_packs_epi16(first, second));
   std::memcpy(bits, &packed, 2);
+}
+inline constexpr int split_bytes = 16;
+inline void split_bits(const std::uint8_t* bytes, std::uint8_t* out, index stride) {
+  const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
+  for (int b = 0; b < 8; ++b) {
+    const int bits = _mm_movemask_epi8(_mm_slli_epi16(x, 7 - b));
+    std::memcpy(out + b * stride, &bits, 2);
+  }
 }
 #endif
 
@@ -111,18 +137,33 @@ class dropout_stream {
   /// For the elements [first, first + count): bit first % 8 + i of `bits`, counted from the lowest of the
   /// first byte, says whether element first + i is kept. One byte a block of 8 elements.
   void keep_bits(index first, index count, std::uint8_t* bits) const {
-    if (count <= 0) return;
-    auto block = static_cast<std::uint32_t>(first / 8);
-    index blocks = (first + count - 1) / 8 - first / 8 + 1;
-    for (; blocks >= philox_chains * philox_lanes; blocks -= philox_chains * philox_lanes) {
-      run<philox_chains>(block, bits);
-      block += philox_chains * philox_lanes;
-      bits += philox_chains * philox_lanes;
-    }
-    for (; blocks > 0; blocks -= philox_lanes) {
-      run<1>(block, bits);
-      block += philox_lanes;
-      bits += philox_lanes;
+    if (count > 0) keep_blocks(first / 8, 1, (first + count - 1) / 8 - first / 8 + 1, bits);
+  }
+
+  /// The bytes of the blocks of 8 elements first, first + step, first + 2 * step ...; bits_size(8 * count)
+  /// bytes may be written.
+  void keep_blocks(index first, index step, index count, std::uint8_t* bits) const {
+    const auto stride = static_cast<std::uint32_t>(step);
+    auto block = static_cast<std::uint32_t>(first);
+    const vu places = vu_multiply(vu_lane_blocks(), vu_set(stride));
+    constexpr int most = philox_chains * philox_lanes;
+    for (; count >= most; count -= most, block += most * stride, bits += most)
+      run<philox_chains>(block, stride, places, bits);
+    for (; count > philox_lanes;
+         count -= 2 * philox_lanes, block += 2 * philox_lanes * stride, bits += 2 * philox_lanes)
+      run<2>(block, stride, places, bits);
+    if (count > 0) run<1>(block, stride, places, bits);
+  }
+
+  /// The mask of a block of a matrix, transposed: bit i % 8 of out[j * stride + i / 8] says whether element
+  /// first + i * step + j is kept, for i < rows <= column_rows. first and step are multiples of 8; cols is
+  /// rounded up to one, and each row of out has room for split_bytes / 8 bytes more than it needs.
+  static constexpr index column_rows = 512;
+  void keep_columns(index first, index step, index rows, index cols, std::uint8_t* out, index stride) const {
+    std::uint8_t bytes[bits_size(8 * column_rows)];
+    for (index j = 0; j < cols; j += 8) {
+      keep_blocks((first + j) / 8, step / 8, rows, bytes);
+      for (index i = 0; i < rows; i += split_bytes) split_bits(bytes + i, out + j * stride + i / 8, stride);
     }
   }
 
@@ -137,13 +178,12 @@ class dropout_stream {
   }
 
   template <int Chains>
-  void run(std::uint32_t block, std::uint8_t* bits) const {
+  void run(std::uint32_t block, std::uint32_t step, vu places, std::uint8_t* bits) const {
     const vu m0_u64 = vu_set(m0), m1_u64 = vu_set(m1);
     vu w0[Chains], w1[Chains], w2[Chains], w3[Chains];
 #pragma GCC unroll 4
     for (int i = 0; i < Chains; ++i) {
-      const vu counter =
-          vu_add(vu_set(block + static_cast<std::uint32_t>(i * philox_lanes)), vu_lane_blocks());
+      const vu counter = vu_add(vu_set(block + static_cast<std::uint32_t>(i * philox_lanes) * step), places);
       const vu q1 = vu_multiply(m1_u64, vu_xor(counter, vu_set(a2_)));       // round 2
       const vu r0 = vu_multiply(m0_u64, vu_xor(vu_upper(q1), vu_set(b0_)));  // round 3
       const vu s0 = vu_multiply(m0_u64, vu_xor(q1, vu_set(c0_)));            // round 4

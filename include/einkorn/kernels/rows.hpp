@@ -1,8 +1,10 @@
 /// What the row-wise kernels share: element types chosen outside the loops, and rows cut into tasks.
 #pragma once
 
+#include <type_traits>
+
 #include "parallel.hpp"
-#include "simd.hpp"
+#include "two_vectors.hpp"
 
 EINKORN_BEGIN_LEVEL
 
@@ -19,10 +21,20 @@ inline T* row_of(const any_matrix& m, index row) {
   return static_cast<T*>(m.data) + row * m.stride;
 }
 
-/// body(first_row, last_row), on about 32,768 elements each.
+/// How many elements a task gets, where no sum goes beyond a row: one task a thread for a small matrix, up to
+/// four for a large one. Shorter tasks balance better, longer ones read and write memory in longer runs.
+inline index task_elements(const executor& exec, index elements) {
+  const index threads = exec.threads > 0 ? exec.threads : 1;
+  const index pieces = elements / (threads * 32768);
+  const index tasks = threads * (pieces < 1 ? 1 : pieces > 4 ? 4 : pieces);
+  const index share = (elements + tasks - 1) / tasks;
+  return share < 4096 ? 4096 : share;
+}
+
+/// body(first_row, last_row) for all rows
 template <class Body>
 inline void parallel_rows(const executor& exec, index rows, index cols, const Body& body) {
-  index step = cols > 0 ? 32768 / cols : rows;
+  index step = cols > 0 ? (task_elements(exec, rows * cols) + cols - 1) / cols : rows;
   if (step < 1) step = 1;
   parallel_for(exec, (rows + step - 1) / step, [&](index task) {
     const index first = task * step, last = first + step;
@@ -35,6 +47,24 @@ struct four_sums {
   vf part[4] = {broadcast(0.0f), broadcast(0.0f), broadcast(0.0f), broadcast(0.0f)};
   float total() const { return reduce_add((part[0] + part[1]) + (part[2] + part[3])); }
 };
+
+/// The sum over x[0, n) of what add(v, sum) adds to a sum for a vector v; the last lanes of an incomplete
+/// vector are `fill`.
+template <class X, class Add>
+inline float sum_row(const X* x, index n, float fill, const Add& add) {
+  four_sums sums;
+  index i = 0;
+  for (; i + 4 * vf_size <= n; i += 4 * vf_size) {
+    const two_vectors a = load_two(x + i), b = load_two(x + i + 2 * vf_size);
+    add(a.first, sums.part[0]);
+    add(a.second, sums.part[1]);
+    add(b.first, sums.part[2]);
+    add(b.second, sums.part[3]);
+  }
+  for (; i + vf_size <= n; i += vf_size) add(load(x + i), sums.part[0]);
+  if (i < n) add(load_first(x + i, n - i, fill), sums.part[1]);
+  return sums.total();
+}
 
 /// body(i, sums) over whole vectors of [0, n), the sums taken in turn, then last(i, count, sums) for the
 /// rest.
@@ -62,6 +92,10 @@ struct whole_vector {
   void operator()(T* p, vf value) const {
     store(p, value);
   }
+  template <class T>
+  void operator()(T* p, vf value, bool past_caches) const {
+    put(p, value, past_caches);
+  }
 };
 struct part_of_vector {
   index count;
@@ -70,7 +104,7 @@ struct part_of_vector {
     return load_first(p, count);
   }
   template <class T>
-  void operator()(T* p, vf value) const {
+  void operator()(T* p, vf value, bool /*past_caches*/ = false) const {
     store_first(p, value, count);
   }
 };

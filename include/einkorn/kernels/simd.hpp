@@ -65,6 +65,16 @@ inline float reduce_max(vf a) {
 #endif
 }
 
+inline float first_lane(vf x) {
+#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+  return _mm512_cvtss_f32(x);
+#elif EINKORN_LEVEL_AT_LEAST_AVX2
+  return _mm256_cvtss_f32(x);
+#else
+  return _mm_cvtss_f32(x);
+#endif
+}
+
 // ---- loads: f32 lanes from f32, bf16 or fp16, any alignment
 
 inline vf load(const float* p) { return vf::load_unaligned(p); }
@@ -143,10 +153,9 @@ inline void store(float* p, vf value) { value.store_unaligned(p); }
 
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
 
-inline __m256i narrow_bf16(vf value) {
-#if EINKORN_LEVEL_AT_LEAST_AVX512_BF16
-  return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value));
-#else
+#if !EINKORN_LEVEL_AT_LEAST_AVX512_BF16
+/// The bf16 in the upper half of each lane; the lower half is anything.
+inline __m512i round_to_bf16(vf value) {
   const __m512i x = _mm512_castps_si512(value);
   const __m512i magnitude = _mm512_and_si512(x, _mm512_set1_epi32(0x7fffffff));
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(x, 16), _mm512_set1_epi32(1));
@@ -155,8 +164,14 @@ inline __m256i narrow_bf16(vf value) {
   const __mmask16 tiny = _mm512_cmplt_epi32_mask(magnitude, _mm512_set1_epi32(0x00800000));
   const __m512i quiet = _mm512_or_si512(x, _mm512_set1_epi32(0x00400000));
   const __m512i sign = _mm512_and_si512(x, _mm512_set1_epi32(static_cast<int>(0x80000000u)));
-  const __m512i chosen = _mm512_mask_mov_epi32(_mm512_mask_mov_epi32(rounded, nan, quiet), tiny, sign);
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(chosen, 16));
+  return _mm512_mask_mov_epi32(_mm512_mask_mov_epi32(rounded, nan, quiet), tiny, sign);
+}
+#endif
+inline __m256i narrow_bf16(vf value) {
+#if EINKORN_LEVEL_AT_LEAST_AVX512_BF16
+  return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value));
+#else
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(round_to_bf16(value), 16));
 #endif
 }
 inline __m256i narrow_fp16(vf value) {
@@ -181,7 +196,7 @@ inline void store_first(fp16* p, vf value, index count) {
 #else
 
 #if EINKORN_LEVEL_AT_LEAST_AVX2
-inline void store(bf16* p, vf value) {
+inline __m256i round_to_bf16(vf value) {
   const __m256i x = _mm256_castps_si256(value);
   const __m256i magnitude = _mm256_and_si256(x, _mm256_set1_epi32(0x7fffffff));
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(x, 16), _mm256_set1_epi32(1));
@@ -190,8 +205,10 @@ inline void store(bf16* p, vf value) {
   const __m256i tiny = _mm256_cmpgt_epi32(_mm256_set1_epi32(0x00800000), magnitude);
   const __m256i quiet = _mm256_or_si256(x, _mm256_set1_epi32(0x00400000));
   const __m256i sign = _mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(0x80000000u)));
-  const __m256i chosen = _mm256_blendv_epi8(_mm256_blendv_epi8(rounded, quiet, nan), sign, tiny);
-  const __m256i high = _mm256_srli_epi32(chosen, 16);
+  return _mm256_blendv_epi8(_mm256_blendv_epi8(rounded, quiet, nan), sign, tiny);
+}
+inline void store(bf16* p, vf value) {
+  const __m256i high = _mm256_srli_epi32(round_to_bf16(value), 16);
   const __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
 }
@@ -200,7 +217,7 @@ inline void store(fp16* p, vf value) {
                    _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 #else
-inline void store(bf16* p, vf value) {
+inline __m128i round_to_bf16(vf value) {
   const __m128i x = _mm_castps_si128(value);
   const __m128i magnitude = _mm_and_si128(x, _mm_set1_epi32(0x7fffffff));
   const __m128i odd = _mm_and_si128(_mm_srli_epi32(x, 16), _mm_set1_epi32(1));
@@ -210,9 +227,11 @@ inline void store(bf16* p, vf value) {
   const __m128i quiet = _mm_or_si128(x, _mm_set1_epi32(0x00400000));
   const __m128i sign = _mm_and_si128(x, _mm_set1_epi32(static_cast<int>(0x80000000u)));
   __m128i chosen = _mm_or_si128(_mm_andnot_si128(nan, rounded), _mm_and_si128(nan, quiet));
-  chosen = _mm_or_si128(_mm_andnot_si128(tiny, chosen), _mm_and_si128(tiny, sign));
+  return _mm_or_si128(_mm_andnot_si128(tiny, chosen), _mm_and_si128(tiny, sign));
+}
+inline void store(bf16* p, vf value) {
   // The arithmetic shift keeps each lane within i16, so the saturating pack changes nothing.
-  const __m128i high = _mm_srai_epi32(chosen, 16);
+  const __m128i high = _mm_srai_epi32(round_to_bf16(value), 16);
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi32(high, high));
 }
 inline void store(fp16* p, vf value) {

@@ -1,0 +1,125 @@
+/// GEMM with few rows of A: what counts is to read B once, at the speed of memory.
+///
+///   B transposed, as it lies   a column of B is a run of memory: dot products, 4 columns x up to 4 rows at a
+///                              time. Lanes run along the depth, so bits differ from those of the tiles.
+///   B packed                   4 panels at a time: one panel for one row would wait for its own sums. The
+///   same
+///                              order of sums as the tiles'.
+#pragma once
+
+#include "gemm_words.hpp"
+
+EINKORN_BEGIN_LEVEL
+
+inline constexpr index gemm_dot_rows = 16, gemm_wide_rows = 3, gemm_wide_panels = 4;
+
+/// sums(row, col) = A(row, :) B(:, col) for Rows rows of k-groups and up to 4 columns, `stride` elements
+/// apart.
+template <class Instruction, int Rows, class Source>
+inline void gemm_dots(index depth, const char* a, index a_stride, const Source* b, index stride, index cols,
+                      typename Instruction::accumulator* sums, index sums_stride) {
+  using element = typename Instruction::element;
+  using vector = typename Instruction::vector;
+  constexpr int group = 4 / static_cast<int>(sizeof(element)), run = Instruction::lanes * group;
+  const Source* columns[4];
+  for (index c = 0; c < 4; ++c) columns[c] = b + (c < cols ? c : 0) * stride;  // the first one again
+  vector acc[Rows][4];
+  for (auto& row : acc)
+    for (vector& v : row) v = Instruction::zero();
+  const auto step = [&](index k, const auto& words) {
+    typename Instruction::group b_groups[4];
+    EINKORN_UNROLL
+    for (int c = 0; c < 4; ++c) b_groups[c] = Instruction::as_groups(words(columns[c] + k));
+    EINKORN_UNROLL
+    for (int r = 0; r < Rows; ++r) {
+      const auto a_group = Instruction::load_groups(a + r * a_stride + k / group * 4);
+      EINKORN_UNROLL
+      for (int c = 0; c < 4; ++c) acc[r][c] = Instruction::multiply_add(acc[r][c], a_group, b_groups[c]);
+    }
+  };
+  index k = 0;
+  for (; k + run <= depth; k += run) {
+    EINKORN_UNROLL
+    for (int c = 0; c < 4; ++c)  // 1 KiB ahead: the start of the next column, near the end of this one
+      __builtin_prefetch(reinterpret_cast<const char*>(columns[c] + k) + 1024);
+    step(k, [](const Source* p) { return words_along_k<element>(p); });
+  }
+  if (k < depth) step(k, [&](const Source* p) { return words_along_k_first<element>(p, depth - k); });
+  for (index r = 0; r < Rows; ++r)
+    for (index c = 0; c < cols; ++c) sums[r * sums_stride + c] = Instruction::sum(acc[r][c]);
+}
+
+/// One row of 4 panels of packed B, or the sums so far continued; Rows x 8 vectors.
+template <class Instruction, int Rows>
+inline void gemm_wide_tile(const gemm_tile_args<typename Instruction::accumulator>& t, index panel_bytes) {
+  constexpr int lanes = Instruction::lanes, panels = gemm_wide_panels;
+  using vector = typename Instruction::vector;
+  vector acc[Rows][2 * panels];
+  EINKORN_UNROLL
+  for (int v = 0; v < 2 * panels; ++v) {
+    EINKORN_UNROLL
+    for (int r = 0; r < Rows; ++r) acc[r][v] = Instruction::zero();
+  }
+  const char* b[panels];
+  for (index p = 0; p < panels; ++p) b[p] = t.b + p * panel_bytes;
+  for (index g = 0; g < t.groups; ++g) {
+    EINKORN_UNROLL
+    for (int p = 0; p < panels; ++p) {
+      __builtin_prefetch(b[p] + g * t.b_stride + 1024);
+      __builtin_prefetch(b[p] + g * t.b_stride + 1024 + lanes * 4);
+      EINKORN_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const auto b_group = Instruction::load_groups(b[p] + g * t.b_stride + half * lanes * 4);
+        EINKORN_UNROLL
+        for (int r = 0; r < Rows; ++r)
+          acc[r][2 * p + half] = Instruction::multiply_add(
+              acc[r][2 * p + half], Instruction::broadcast(t.a + r * t.a_stride + g * 4), b_group);
+      }
+    }
+  }
+  EINKORN_UNROLL
+  for (int v = 0; v < 2 * panels; ++v) {
+    EINKORN_UNROLL
+    for (int r = 0; r < Rows; ++r) {
+      auto* const out = t.acc + r * t.acc_stride + v * lanes;
+      const vector start =
+          t.initial == nullptr
+              ? Instruction::zero()
+              : Instruction::load(reinterpret_cast<const typename Instruction::accumulator*>(
+                                      reinterpret_cast<const char*>(t.initial) + v / 2 * panel_bytes) +
+                                  v % 2 * lanes);
+      vector sum = t.initial == nullptr ? acc[r][v] : Instruction::add(start, acc[r][v]);
+      if (t.accumulate) sum = Instruction::add(sum, Instruction::load(out));
+      Instruction::store(out, sum);
+    }
+  }
+}
+
+/// The same for any number of rows, 4 at a time: the columns are in L1 for the later ones.
+template <class Instruction, class Source>
+inline void gemm_dot_columns(index rows, index depth, const char* a, index a_stride, const Source* b,
+                             index stride, index cols, typename Instruction::accumulator* sums,
+                             index sums_stride) {
+  for (index c = 0; c < cols; c += 4) {
+    const index count = cols - c < 4 ? cols - c : 4;
+    for (index r = 0; r < rows; r += 4) {
+      const index rest = rows - r;
+      const auto dots = rest >= 4   ? &gemm_dots<Instruction, 4, Source>
+                        : rest == 3 ? &gemm_dots<Instruction, 3, Source>
+                        : rest == 2 ? &gemm_dots<Instruction, 2, Source>
+                                    : &gemm_dots<Instruction, 1, Source>;
+      dots(depth, a + r * a_stride, a_stride, b + c * stride, stride, count, sums + r * sums_stride + c,
+           sums_stride);
+    }
+  }
+}
+
+template <class Instruction>
+inline void gemm_wide(index rows, const gemm_tile_args<typename Instruction::accumulator>& t,
+                      index panel_bytes) {
+  if (rows == 1) return gemm_wide_tile<Instruction, 1>(t, panel_bytes);
+  if (rows == 2) return gemm_wide_tile<Instruction, 2>(t, panel_bytes);
+  gemm_wide_tile<Instruction, 3>(t, panel_bytes);
+}
+
+EINKORN_END_LEVEL
