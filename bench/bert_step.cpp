@@ -136,7 +136,7 @@ int run(const options& o) {
                                       o.inference ? bert_qa::parameter_table::purpose::inference
                                                   : bert_qa::parameter_table::purpose::training);
   parameters.initialise(7);
-  const auto model = bert_qa::make_bert(config, parameters);
+  const auto model = bert_qa::make_bert(config, parameters, {.gradient_checkpointing = o.checkpointing});
   const std::vector<bert_qa::feature> features = made_up(o);
 
   bert_qa::training_options training;
@@ -151,8 +151,8 @@ int run(const options& o) {
     std::vector<std::int32_t> all(static_cast<std::size_t>(o.batch));
     for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<std::int32_t>(i);
     builder.build(features, all, 0, training.pad, o.length, 0);
-    parameters.write_narrow();
     model->weights_changed();
+    if (o.int8) model->use_int8();
     model->reserve(builder.tokens().rows(), o.batch, o.length, false);
   } else {
     trainer = std::make_unique<bert_qa::trainer>(config, parameters, *model, features, training);
@@ -227,6 +227,9 @@ int run(const options& o) {
                {"mfu", peak_rate > 0 && seconds > 0 ? flop / seconds / peak_rate : 0},
                {"peak_rss_gib", static_cast<double>(usage.ru_maxrss) / 1048576},
                {"parameters", parameters.count()}};
+      for (const std::vector<bert_qa::memory_use>& uses : {parameters.memory(), model->memory()})
+        for (const bert_qa::memory_use& use : uses)
+          out["memory"].push_back({{"purpose", use.purpose}, {"bytes", use.bytes}});
       double named = 0;
       for (std::size_t p = 0; p < bert_qa::phase_names.size(); ++p) {
         const double time = model->times[p] / count;
@@ -263,6 +266,8 @@ int main(int argc, char** argv) {
   app.add_option("--threads", o.threads)->check(CLI::PositiveNumber);
   app.add_flag("--unpadded", o.unpadded, "no padding tokens");
   app.add_flag("--inference", o.inference, "the forward pass alone");
+  app.add_flag("--checkpointing", o.checkpointing, "training: activations computed again in backward");
+  app.add_flag("--int8", o.int8, "inference: linear layers multiply bytes");
   CLI11_PARSE(app, argc, argv);
   try {
     return bench::run(o);

@@ -1,4 +1,4 @@
-// gemm/TYPE/LEVEL/LAYOUT/SHAPE[/packed]/threads:N: our product and every peer's in turn, on the same
+// gemm/TYPE/LEVEL/LAYOUT/SHAPE[/packed][/plan]/threads:N: our product and every peer's in turn, on the same
 // operands. TYPE is that of A, B and C; bf16_f32 and fp16_f32 store C as f32, since several peers can do
 // nothing else.
 #include <benchmark/benchmark.h>
@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -132,6 +133,36 @@ struct product {
   }
 };
 
+/// The same product as a plan.
+einkorn::gemm_plan plan_of(const product& p) {
+  const auto typed = [&]<class A, class B, class C>(A, B, C) {
+    const auto view = [](auto zero, const any_matrix& m) {
+      using Element = decltype(zero);
+      return einkorn::matrix_view<Element>(static_cast<Element*>(m.data), m.rows, m.cols, m.stride,
+                                           m.transposed);
+    };
+    const auto a = view(A(), p.a_matrix());
+    const auto c = view(C(), p.c_matrix());
+    if (p.weights.data() != nullptr) return einkorn::gemm_plan(a, p.weights, c, {}, p.exec);
+    return einkorn::gemm_plan(a, view(B(), p.b_matrix()), c, {}, p.exec);
+  };
+  const bool wide = p.t.c == dtype::f32;
+  switch (p.t.a) {
+    case dtype::bf16:
+      return wide ? typed(einkorn::bf16(), einkorn::bf16(), 0.0f)
+                  : typed(einkorn::bf16(), einkorn::bf16(), einkorn::bf16());
+    case dtype::fp16:
+      return wide ? typed(einkorn::fp16(), einkorn::fp16(), 0.0f)
+                  : typed(einkorn::fp16(), einkorn::fp16(), einkorn::fp16());
+    case dtype::u8:
+      return typed(std::uint8_t(), std::int8_t(), std::int32_t());
+    case dtype::s8:
+      return typed(std::int8_t(), std::int8_t(), std::int32_t());
+    default:
+      return typed(0.0f, 0.0f, 0.0f);
+  }
+}
+
 float value(const memory& m, dtype type, index i) {
   switch (type) {
     case dtype::f32:
@@ -163,7 +194,8 @@ std::string difference(const product& p, const memory& expected) {
   return "";
 }
 
-void run(benchmark::State& state, const std::string& title, const shape& s, const types& t, bool packed) {
+void run(benchmark::State& state, const std::string& title, const shape& s, const types& t, bool packed,
+         bool planned) {
   const isa level = einkorn::active_isa();
   const int threads = settings().threads;
   const product p(s, t, packed);
@@ -172,7 +204,16 @@ void run(benchmark::State& state, const std::string& title, const shape& s, cons
   std::memcpy(expected.data(), p.c.data(), static_cast<std::size_t>(p.c.bytes()));
 
   contest times;
-  times.add("einkorn", [&] { p.multiply(); });
+  std::optional<einkorn::gemm_plan> plan;
+  if (planned) {
+    plan.emplace(plan_of(p));
+    (*plan)();
+    if (std::memcmp(expected.data(), p.c.data(), static_cast<std::size_t>(p.c.bytes())) != 0)
+      return state.SkipWithError("the plan computes another thing than the checked call");
+    times.add("einkorn", [&] { (*plan)(); });
+  } else {
+    times.add("einkorn", [&] { p.multiply(); });
+  }
   const register_loop peak = register_peak(level, t.a);
   if (peak.run) times.add("peak", peak.run);
 
@@ -270,8 +311,12 @@ void register_gemm() {
       if (!wanted(s, type)) continue;
       for (const bool packed : {false, true}) {
         if (packed && s.batch > 1) continue;
-        const std::string title = begin("gemm", t) + s.text() + (packed ? "/packed" : "") + tail;
-        add(title, [=](benchmark::State& state) { run(state, title, s, t, packed); });
+        for (const bool planned : {false, true}) {
+          if (planned && (s.batch > 1 || s.flop() > 5e7 || settings().threads > 1)) continue;
+          const std::string title =
+              begin("gemm", t) + s.text() + (packed ? "/packed" : "") + (planned ? "/plan" : "") + tail;
+          add(title, [=](benchmark::State& state) { run(state, title, s, t, packed, planned); });
+        }
       }
     }
   }

@@ -80,7 +80,7 @@ def gemm_rows(documents):
             dims = list(map(int, parts[4].split("x")))
             batch = dims.pop(0) if len(dims) == 4 else 1
             yield {**row, "operation": parts[0], "type": parts[1], "level": parts[2], "layout": parts[3],
-                   "shape": parts[4], "packed": "packed" in parts, "batch": batch, "dims": dims,
+                   "shape": parts[4], "packed": "packed" in parts, "plan": "plan" in parts, "batch": batch, "dims": dims,
                    "threads": int(parts[-1].split(":")[1]), "flop": 2 * batch * math.prod(dims)}
 
 
@@ -133,10 +133,11 @@ def gemm_tables(rows):
                     continue
                 columns = [(t, p) for t in shown for p in (False, True)
                            if any(r["type"] == t and r["packed"] == p for r in mine)]
-                keys = list(dict.fromkeys((r["layout"], r["shape"], r["threads"]) for r in mine if r["type"] in shown))
+                keys = list(dict.fromkeys((r["layout"], r["shape"], r["threads"], r["plan"])
+                                          for r in mine if r["type"] in shown))
                 keys.sort(key=lambda k: k[2])
-                cells = {(r["layout"], r["shape"], r["threads"], r["type"], r["packed"]): r for r in mine}
-                body = [[f"{k[0]} {k[1]}", k[2], *(gemm_cell(cells.get((*k, t, p))) for t, p in columns)] for k in keys]
+                cells = {(r["layout"], r["shape"], r["threads"], r["plan"], r["type"], r["packed"]): r for r in mine}
+                body = [[f"{k[0]} {k[1]}" + (", plan" if k[3] else ""), k[2], *(gemm_cell(cells.get((*k, t, p))) for t, p in columns)] for k in keys]
                 means = []
                 for t, p in columns:
                     best = [best_of(rivals_of(r)) for r in mine if r["type"] == t and r["packed"] == p]
