@@ -1,11 +1,12 @@
 /// exp, log, erf, tanh and the two GELUs with their derivatives, on the vector of the level.
 ///
-/// Worst errors in ulp of the exact result, over every 61st float (tests/math_test.cpp; all 2^32 of them with
-/// EINKORN_TEST_FULL=1), on baseline / on the levels with FMA:
-///   exp     1.19 / 0.91   denormal results included; exp(x) = 0 below -103.98, infinity above 88.73
-///   log     0.94 / 0.88   denormal arguments included; log(+-0) = -infinity, log(x < 0) = NaN
-///   erf     2.88 / 2.35   never beyond +-1; erf(-0) = -0
-///   tanh    1.30 / 1.35   tanh(-0) = -0
+/// Worst errors in ulp of the exact result, on baseline / on the levels with FMA (tests/math_test.cpp): of
+/// exp, log, erf and tanh over all 2^32 floats (EINKORN_TEST_FULL=1), of the others over every 61st:
+///   exp     1.24 / 0.96   denormal results included; exp(x) = 0 below -103.98, infinity above 88.73
+///   log     0.97 / 0.92   denormal arguments included; log(+-0) = -infinity, log(x < 0) = NaN
+///   erf     2.88 / 2.46   never beyond +-1; erf(-0) = -0
+///   tanh    1.35 / 1.38   tanh(-0) = -0
+///   exp2    2.78 / 2.59   for x <= 0 only
 ///   GELUs and their derivatives: 0.65 / 0.61 beside an absolute 3e-8, which is their tail below -5
 /// NaN gives NaN everywhere. No result depends on the compiler's contraction: the baseline level rounds
 /// products and sums separately, the others fuse them.
@@ -160,7 +161,7 @@ inline vf exp(vf x) {
   return math::times_power_of_two(p, n);
 }
 
-/// 2^x for the probabilities of softmax, where x <= 0: 2 ulp, 0 below -150, NaN for NaN. AVX-512: 7
+/// 2^x for the probabilities of softmax, where x <= 0: 0 below -150, NaN for NaN. AVX-512: 7
 /// instructions. e^x as 2^(x log2 e) has an error of |x| / 2 ulp more, which is what x, a difference of
 /// rounded numbers, brings with it anyway.
 inline vf exp2(vf x) {
