@@ -146,6 +146,16 @@ def gemm_tables(rows):
                 body.append(["geometric mean of the ratios", "", *means])
                 head = ["shape", "threads"] + [t + (", packed B" if p else "") for t, p in columns]
                 out.append(table(head, body) + "\n")
+    single = {(r["name"].replace("/threads:1", ""), r["level"]): r for r in rows if r["threads"] == 1}
+    scaling = [(r, single[key]) for r in rows if r["threads"] > 1 and r["flop"] > 1e9 and r["operation"] == "gemm" and
+               (key := (r["name"].replace(f"/threads:{r['threads']}", ""), r["level"])) in single]
+    if scaling:
+        out.append("#### More threads over one, large products (two runs)\n")
+        out.append(table(["type", "packed B", "threads", "geometric mean of the speeds' ratios", "least"],
+                         [[t, "yes" if p else "no", n, f"{geometric_mean(s):.2f}", f"{min(s):.2f}"]
+                          for t, p, n in dict.fromkeys((r["type"], r["packed"], r["threads"]) for r, _ in scaling)
+                          for s in [[r["GFLOP/s"] / one["GFLOP/s"] for r, one in scaling
+                                     if (r["type"], r["packed"], r["threads"]) == (t, p, n)]]]) + "\n")
     fused = [r for r in rows if r["operation"] == "gemm_bias_gelu"]
     if fused:
         out.append("#### Bias, GELU and the stored pre-activation in the same pass\n")
@@ -185,6 +195,8 @@ def rows_table(rows):
         if "own_products_ratio" in r:
             rivals += f"products alone: {100 * r['own_products_ratio']:.0f} % of their rate"
             share = ""
+        if "own_without_dropout_ratio" in r:
+            rivals += f"dropout adds {100 / r['own_without_dropout_ratio'] - 100:.0f} %"
         body.append([r["operation"], r["type"], r["placement"], r["threads"], milliseconds(r["real_time"] * 1e-6),
                      f"{r['GB/s']:.1f}", share, rivals])
     return table(["operation", "type", "buffers", "threads", "ms", "GB/s", "% of the stream loop (plain / streaming stores)",

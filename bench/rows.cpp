@@ -225,16 +225,19 @@ rows_operation matrix_operation(const matrix_case& c, dtype type, placement wher
     op.streams = forward_streams;
   } else if (is("dropout_residual_layernorm") || is("dropout_residual_layernorm_backward")) {
     const einkorn::dropout_spec spec{.p = 0.1f, .seed = 1, .step = 2, .site = 3};
-    const auto forward = [=](int i) {
+    const auto forward_with = [=](int i, const einkorn::dropout_spec& dropout) {
       const buffers& b = set(i);
       einkorn::layernorm_outputs outputs{.mean = span_of(b.mean), .rstd = span_of(b.rstd)};
       if (type != dtype::f32) outputs.narrow = view(b.narrow, type, m->rows, m->cols);
       einkorn::dropout_residual_layernorm(x(b), wide(b.residual), const_span_of(b.gamma),
-                                          const_span_of(b.beta), eps, spec, wide(b.sum), wide(b.y), outputs,
-                                          exec);
+                                          const_span_of(b.beta), eps, dropout, wide(b.sum), wide(b.y),
+                                          outputs, exec);
     };
+    const auto forward = [=](int i) { forward_with(i, spec); };
+    op.own_name = "without_dropout";
     if (is("dropout_residual_layernorm")) {
       op.call = forward;
+      op.own = [=](int i) { forward_with(i, {}); };
       op.streams = [set, type](int i) {
         const buffers& b = set(i);
         std::vector out{reads(b.x), reads(b.residual), writes(b.sum), writes(b.y)};
@@ -243,12 +246,14 @@ rows_operation matrix_operation(const matrix_case& c, dtype type, placement wher
       };
     } else {
       for (int i = 0; i < op.sets; ++i) forward(i);
-      op.call = [=](int i) {
+      const auto backward_with = [=](int i, const einkorn::dropout_spec& dropout) {
         const buffers& b = set(i);
         einkorn::dropout_residual_layernorm_backward(
             wide(b.dy), wide(b.sum), const_span_of(b.gamma), const_span_of(b.mean), const_span_of(b.rstd),
-            spec, dx(b), wide(b.dresidual), span_of(b.dgamma), span_of(b.dbeta), {}, exec);
+            dropout, dx(b), wide(b.dresidual), span_of(b.dgamma), span_of(b.dbeta), {}, exec);
       };
+      op.call = [=](int i) { backward_with(i, spec); };
+      op.own = [=](int i) { backward_with(i, {}); };
       op.streams = [set](int i) {
         const buffers& b = set(i);
         return std::vector{reads(b.dy), reads(b.sum), writes(b.dx), writes(b.dresidual)};
@@ -386,7 +391,8 @@ rows_operation attention_operation(const std::string& name, dtype type) {
     einkorn::detail::gemm_any(ma, mb, view(c, type, rows, columns), {},
                               {batch, rows * depth, depth * columns, rows * columns}, exec, nullptr);
   };
-  op.products = [=] {
+  op.own_name = "products";
+  op.own = [=](int) {
     for (int i = 0; i < (backward ? 2 : 1); ++i)
       multiply(s->q, false, s->k, true, s->scores, length, head_cols, length);
     multiply(s->scores, backward, s->v, false, s->y, length, length, head_cols);

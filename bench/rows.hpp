@@ -27,7 +27,10 @@ struct rows_operation {
   std::function<std::optional<peer_rows>(int)> peer;  ///< the same for a peer that knows the operation
   std::function<std::vector<float>(int)> result;      ///< what the peer's must equal
   double flop = 0;                                    ///< 0: bytes are what counts
-  std::function<void()> products;  ///< attention: the same matrix products alone, scores in memory
+  /// Something of ours to compare with: attention: "products", the same matrix products alone, scores in
+  /// memory; dropout + residual + layer normalisation: "without_dropout".
+  std::string own_name;
+  std::function<void(int)> own;
   std::vector<std::shared_ptr<void>> owned;
 };
 

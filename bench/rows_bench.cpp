@@ -69,7 +69,7 @@ void run(benchmark::State& state, const std::string& title, const std::string& o
     rivals.push_back(calls);
     times.add(who.name, in_turn(op.sets, [calls](int i) { (*calls)[static_cast<std::size_t>(i)].run(); }));
   }
-  if (op.products) times.add("own_products", op.products);
+  if (op.own) times.add("own_" + op.own_name, in_turn(op.sets, op.own));
 
   // Last, because they overwrite what the others read: with zeros in a set of their own where that is cheap.
   const rows_operation scratch = make_operation(operation, type, where);
