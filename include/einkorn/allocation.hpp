@@ -31,7 +31,8 @@ inline void* aligned_allocate(void*, index bytes) {
   const auto size = static_cast<std::size_t>((bytes + alignment - 1) & ~(alignment - 1));
   void* const memory = std::aligned_alloc(static_cast<std::size_t>(alignment), size);
 #if defined(__linux__)
-  if (memory != nullptr && alignment == huge) madvise(memory, size, MADV_HUGEPAGE);  // a wish: may fail
+  if (memory != nullptr && alignment == huge)  // a wish: may fail; not the end, which may never be touched
+    madvise(memory, static_cast<std::size_t>(bytes / huge * huge), MADV_HUGEPAGE);
 #endif
   return memory;
 }

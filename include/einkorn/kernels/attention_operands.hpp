@@ -52,10 +52,11 @@ struct head_layout {
   static index row_offset(index k) { return k / Kernel::k_group * 4; }
   static index panel_offset(index k) { return k / Kernel::k_group * nr * 4; }
 
-  /// c (rows x cols, row-major) = or += A B, for rows <= mr and cols <= nr.
+  /// c (rows x cols, row-major) = or += A B, for rows <= mr and cols <= nr. Whole vectors of c are written:
+  /// the panels hold zeros beyond cols, and no later pass meets what memory held before.
   static void multiply(index rows, index cols, index depth, const char* a, index a_stride, const char* b,
                        float* c, index c_stride, bool accumulate) {
-    Kernel::run(static_cast<int>(rows), static_cast<int>(cols),
+    Kernel::run(static_cast<int>(rows), static_cast<int>(rounded_up(cols, Kernel::lanes)),
                 {.groups = groups(depth),
                  .a = a,
                  .a_stride = a_stride,
