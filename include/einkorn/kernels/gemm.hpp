@@ -1,9 +1,9 @@
 /// The blocked GEMM driver, templated on a micro-kernel.
 ///
-/// C is cut into tasks of rows x columns (gemm_blocking.hpp). A task finishes mr rows of C after mr rows: for
-/// each block of depth it takes those rows of A (in place, or copied, converted, transposed: 14 rows are in
-/// L1 or L2 then) past all its panels of B, nr columns each, and calls the micro-kernel for one tile of C
-/// after another. B is streamed from where it is, L2 or L3, which costs no more than 5 bytes a cycle.
+/// C is cut into tasks of rows x columns (gemm_blocking.hpp). For each block of depth a task takes mr rows of
+/// A after another (in place, or copied, converted, transposed: they are in L1 or L2 then) past all its
+/// panels of B, nr columns each, and calls the micro-kernel for one tile of C after another. B is streamed
+/// from where it is, L2 or L3, 5 bytes a cycle.
 ///
 /// The depth blocks depend on the depth only; rows, columns and tasks may depend on caches and threads, since
 /// every element is summed in the same order wherever its tile begins: block by block, from zero in each.
@@ -17,9 +17,8 @@
 ///   a_panels, converts    it honours a_step, and narrow, of gemm_tile_args
 ///   session               constructed in every worker before its first tile (tile configuration)
 ///   masks                 B in place and C may end at any column
-///   run(rows, cols, t)    acc(rows, cols) [+]= A B, see gemm_tile_args; rows <= mr, cols <= nr; without
-///   masks
-///                         it reads and writes up to the next multiple of `lanes` columns
+///   run(rows, cols, t)    acc(rows, cols) [+]= A B, see gemm_tile_args; rows <= mr, cols <= nr;
+///                         without masks, up to the next multiple of `lanes` columns
 /// gemm_amx.hpp reads A at any a_stride, and depths of any number of k-groups.
 #pragma once
 
@@ -180,7 +179,16 @@ class gemm_driver {
           const bool fetches = cut.prefetches_a && row + cut.tile_rows < tile.rows;
           const index share = fetches ? cut.tile_rows * cut.a_stride / col_panels : 0;
           t.next_step = fetches ? std::max<index>(1, share / t.groups) : 0;
-          for (index panel = 0; panel < col_panels; ++panel) {
+          index panel = 0;
+          for (; cut.wide && (panel + gemm_wide_panels) * Kernel::nr <= tile.cols;
+               panel += gemm_wide_panels) {
+            t.b = ready + panel * panel_bytes;
+            t.b_stride = Kernel::nr * 4;
+            t.initial = compensation(t);
+            run_tile(tile, row, rows, panel * Kernel::nr, gemm_wide_panels * Kernel::nr, block, t,
+                     cut.sums_stay ? sums + panel * Kernel::nr : sums);
+          }
+          for (; panel < col_panels; ++panel) {
             const index col = panel * Kernel::nr;
             const index cols = std::min(static_cast<index>(Kernel::nr), tile.cols - col);
             t.b_stride = Kernel::nr * 4;
