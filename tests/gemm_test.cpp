@@ -33,6 +33,10 @@ void check_shapes(index padding, index slack) {
         CAPTURE(s.cols);
         CAPTURE(s.depth);
         CHECK(count_wrong(c, expected.c, expected.magnitude, s.depth, {}) == 0);
+        if (s.rows > 17) continue;  // few rows read packed B in a way of their own
+        c = guarded_matrix<C>(s.rows, s.cols, padding, slack);
+        gemm(a.view, pack(b.view, dtype_of<A>), c.view());
+        CHECK(count_wrong(c, expected.c, expected.magnitude, s.depth, {}) == 0);
       }
     }
   }

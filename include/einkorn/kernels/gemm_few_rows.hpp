@@ -73,7 +73,7 @@ inline void gemm_wide_tile(const gemm_tile_args<typename Instruction::accumulato
         EINKORN_UNROLL
         for (int r = 0; r < Rows; ++r)
           acc[r][2 * p + half] = Instruction::multiply_add(
-              acc[r][2 * p + half], Instruction::broadcast(t.a + r * t.a_stride + g * 4), b_group);
+              acc[r][2 * p + half], Instruction::broadcast(t.a + r * t.a_stride + g * t.a_step), b_group);
       }
     }
   }
