@@ -23,9 +23,9 @@ struct f32_sums_x16 {
   static __mmask16 mask(int columns) { return static_cast<__mmask16>((1u << columns) - 1u); }
   static vector zero() { return _mm512_setzero_ps(); }
   static vector load(const float* p) { return _mm512_loadu_ps(p); }
-  static vector load(const float* p, __mmask16 lanes) { return _mm512_maskz_loadu_ps(lanes, p); }
+  static vector load(const float* p, __mmask16 wanted) { return _mm512_maskz_loadu_ps(wanted, p); }
   static void store(float* p, vector x) { _mm512_storeu_ps(p, x); }
-  static void store(float* p, vector x, __mmask16 lanes) { _mm512_mask_storeu_ps(p, lanes, x); }
+  static void store(float* p, vector x, __mmask16 wanted) { _mm512_mask_storeu_ps(p, wanted, x); }
   static vector add(vector x, vector y) { return _mm512_add_ps(x, y); }
   static float sum(vector x) { return reduce_add(x); }
 };
@@ -35,7 +35,7 @@ struct fmaps_x16 : f32_sums_x16 {
   using group = __m512;
   static group as_groups(vf words) { return words; }
   static group load_groups(const char* p) { return _mm512_loadu_ps(p); }
-  static group load_groups(const char* p, __mmask16 lanes) { return _mm512_maskz_loadu_ps(lanes, p); }
+  static group load_groups(const char* p, __mmask16 wanted) { return _mm512_maskz_loadu_ps(wanted, p); }
   static group broadcast(const char* p) { return _mm512_set1_ps(*reinterpret_cast<const float*>(p)); }
   static vector multiply_add(vector acc, group a, group b) { return _mm512_fmadd_ps(a, b, acc); }
 };
@@ -52,14 +52,14 @@ struct vpdpbusd_x16 {
   static __mmask16 mask(int columns) { return static_cast<__mmask16>((1u << columns) - 1u); }
   static vector zero() { return _mm512_setzero_si512(); }
   static vector load(const std::int32_t* p) { return _mm512_loadu_si512(p); }
-  static vector load(const std::int32_t* p, __mmask16 lanes) { return _mm512_maskz_loadu_epi32(lanes, p); }
+  static vector load(const std::int32_t* p, __mmask16 wanted) { return _mm512_maskz_loadu_epi32(wanted, p); }
   static void store(std::int32_t* p, vector x) { _mm512_storeu_si512(p, x); }
-  static void store(std::int32_t* p, vector x, __mmask16 lanes) { _mm512_mask_storeu_epi32(p, lanes, x); }
+  static void store(std::int32_t* p, vector x, __mmask16 wanted) { _mm512_mask_storeu_epi32(p, wanted, x); }
   static vector add(vector x, vector y) { return _mm512_add_epi32(x, y); }
   static std::int32_t sum(vector x) { return _mm512_reduce_add_epi32(x); }
   static group as_groups(vf words) { return _mm512_castps_si512(words); }
   static group load_groups(const char* p) { return _mm512_loadu_si512(p); }
-  static group load_groups(const char* p, __mmask16 lanes) { return _mm512_maskz_loadu_epi32(lanes, p); }
+  static group load_groups(const char* p, __mmask16 wanted) { return _mm512_maskz_loadu_epi32(wanted, p); }
   static group broadcast(const char* p) { return _mm512_castps_si512(_mm512_set1_ps(load_word(p))); }
   static vector multiply_add(vector acc, group a, group b) { return _mm512_dpbusd_epi32(acc, a, b); }
 };
@@ -75,7 +75,7 @@ struct vdpbf16ps_x16 : f32_sums_x16 {
   using group = __m512i;
   static group as_groups(vf words) { return _mm512_castps_si512(words); }
   static group load_groups(const char* p) { return _mm512_loadu_si512(p); }
-  static group load_groups(const char* p, __mmask16 lanes) { return _mm512_maskz_loadu_epi32(lanes, p); }
+  static group load_groups(const char* p, __mmask16 wanted) { return _mm512_maskz_loadu_epi32(wanted, p); }
   static group broadcast(const char* p) {
     group a = _mm512_castps_si512(_mm512_set1_ps(load_word(p)));
     __asm__("" : "+v"(a));  // clang 16 crashes where it folds the broadcast into vdpbf16ps
