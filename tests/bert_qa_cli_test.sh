@@ -67,6 +67,31 @@ grep -q '^memory after the first step' "$work/stdout" "$work/stderr" || fail "no
 grep -aq 'scaler.scale' "$work/out/checkpoint-1/training_state.safetensors" || fail "no loss scale in the checkpoint"
 checks=$((checks + 3))
 
+# A run that goes on, from the latest checkpoint or a named one, ends with the bits of one that was never stopped.
+options=("${model[@]}" --train_file "$work/train.json" --do_train "${window[@]}" --num_train_epochs 2 --save_steps 1
+         --per_device_train_batch_size 1 --fp16 --group_by_length --pad_to_max_length false --logging_steps 1)
+rm -rf "$work/out" "$work/whole"
+"$program" "${options[@]}" --output_dir "$work/whole" >"$work/stdout" 2>&1 || fail "the whole run ended with $?"
+mkdir "$work/out" && cp -r "$work/whole/checkpoint-1" "$work/out"
+"$program" "${options[@]}" --output_dir "$work/out" >"$work/stdout" 2>&1 || { fail "no going on: $?"; cat "$work/stdout"; }
+grep -q 'going on from .*checkpoint-1, step 1' "$work/stdout" || fail "it does not say that it goes on"
+"$program" "${options[@]}" --output_dir "$work/named" --resume_from_checkpoint "$work/whole/checkpoint-2" \
+  >"$work/stdout" 2>&1 || fail "no going on from a named checkpoint: $?"
+for again in out named; do
+  for file in model.safetensors checkpoint-3/training_state.safetensors; do
+    cmp -s "$work/whole/$file" "$work/$again/$file" || fail "$again/$file differs from that of a whole run"
+  done
+  [ "$(grep -c '"grad_norm"' "$work/$again/trainer_state.json")" = 4 ] || fail "$again: not 4 steps in the log"
+done
+checks=$((checks + 7))
+rm -rf "$work/damaged" && cp -r "$work/whole/checkpoint-1" "$work/damaged"
+truncate -s -8 "$work/damaged/training_state.safetensors"
+refuses "training_state.safetensors" -- "${options[@]}" --output_dir "$work/out" --resume_from_checkpoint "$work/damaged"
+rm "$work/damaged/trainer_state.json"
+refuses "trainer_state.json" -- "${options[@]}" --output_dir "$work/out" --resume_from_checkpoint "$work/damaged"
+refuses "checkpoint-3|a step before the last, 3" -- "${options[@]}" --max_steps 3 --output_dir "$work/out" \
+  --resume_from_checkpoint "$work/whole/checkpoint-3"
+
 # Files
 refuses "nowhere.json" -- "${model[@]}" --train_file "$work/nowhere.json" --do_train "${window[@]}" \
   --output_dir "$work/out"

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "files.hpp"
+#include "input_error.hpp"
 #include "safetensors.hpp"
 
 namespace bert_qa {
@@ -55,6 +57,43 @@ void save_checkpoint(const fs::path& folder, const model_files& files, const par
     if (all.front().first != state.global_step) fs::remove_all(all.front().second);
     all.erase(all.begin());
   }
+}
+
+std::optional<fs::path> latest_checkpoint(const fs::path& folder) {
+  std::error_code problem;
+  if (!fs::is_directory(folder, problem)) return std::nullopt;
+  const auto all = checkpoints_in(folder);
+  if (all.empty()) return std::nullopt;
+  return all.back().second;
+}
+
+trainer_state load_checkpoint(const fs::path& checkpoint, trainer& training) {
+  const fs::path weights_path = checkpoint / "model.safetensors";
+  const fs::path state_path = checkpoint / "training_state.safetensors";
+  const fs::path progress_path = checkpoint / "trainer_state.json";
+  const mapped_file weight_bytes(weights_path, "a checkpoint's weights");
+  const mapped_file state_bytes(state_path, "a checkpoint's training state");
+  const safetensors weights(weight_bytes.bytes(), weights_path.string());
+  const safetensors saved(state_bytes.bytes(), state_path.string());
+  trainer_state state =
+      parse_trainer_state(read_file(progress_path, "a checkpoint's progress"), progress_path.string());
+
+  const std::string weight_prefix = "weight.";
+  const std::vector<state_entry> entries = training.state();
+  std::vector<std::span<const std::byte>> found;
+  for (const state_entry& entry : entries) {
+    const bool weight = entry.name.starts_with(weight_prefix);
+    const std::string name = weight ? entry.name.substr(weight_prefix.size()) : entry.name;
+    const tensor_view& tensor = (weight ? weights : saved).at(name);
+    if (tensor.dtype != entry.dtype || tensor.shape != entry.shape)
+      throw input_error((weight ? weights_path : state_path).string() + ": " + name,
+                        entry.dtype + " with the shape of this model", tensor.dtype + " with another shape");
+    found.push_back(tensor.bytes);
+  }
+  for (std::size_t i = 0; i < entries.size(); ++i)
+    std::memcpy(entries[i].bytes.data(), found[i].data(), found[i].size());
+  training.state_restored();
+  return state;
 }
 
 }  // namespace bert_qa

@@ -21,4 +21,12 @@ void save_checkpoint(const std::filesystem::path& folder, const model_files& fil
                      const parameter_table& parameters, trainer& training, const trainer_state& state,
                      std::optional<std::int64_t> keep);
 
+/// The latest checkpoint in a folder, if it has one.
+std::optional<std::filesystem::path> latest_checkpoint(const std::filesystem::path& folder);
+
+/// Puts a checkpoint's weights, moments and counters in the place of the trainer's, all or none: a missing or
+/// wrong file throws input_error before anything is changed. What follows has the bits of a run that was
+/// never stopped, with the same data and options.
+trainer_state load_checkpoint(const std::filesystem::path& checkpoint, trainer& training);
+
 }  // namespace bert_qa

@@ -154,14 +154,13 @@ class declaration {
            "no, steps or epoch");
     whole("save_steps", out.save_steps, 1, many, "steps between two checkpoints");
     maybe_whole("save_total_limit", out.save_total_limit, 1, "keep only the N latest checkpoints");
+    path("resume_from_checkpoint", out.resume_from_checkpoint, "DIR",
+         "go on from there; unset: from the latest in --output_dir, if there is one");
     boolean("help", out.help, "print this");
     boolean("version", out.version, "print the version");
 
     group_ = "";  // accepted, not listed
     for (const char* name : {"use_ipex", "no_cuda", "use_cpu"}) boolean(name, ignored_, "");
-    add("resume_from_checkpoint", "", "", "", [](const std::string&) {
-      throw input_error("--resume_from_checkpoint: not available yet; checkpoints are written, but not read");
-    });
   }
 
   bool is_known(const std::string& name) const { return kinds_.count(name) != 0; }

@@ -57,6 +57,7 @@ struct flags {
 
   std::filesystem::path output_dir;
   bool overwrite_output_dir = false;
+  std::filesystem::path resume_from_checkpoint;
   std::int64_t logging_steps = 500;
   std::int64_t save_steps = 500;
   save_when save_strategy = save_when::steps;

@@ -87,13 +87,20 @@ void take_embedded_values(flags& given, const embedded_set& set) {
   if (!given.pad_to_max_length) given.pad_to_max_length = false;
 }
 
-/// The folder for the results, empty or to be overwritten.
-void check_output(const flags& given) {
+/// The folder for the results: empty, to be overwritten, or with a checkpoint to go on from.
+void check_output(flags& given) {
+  if (given.do_train && !given.resume_from_checkpoint.empty())
+    read_file(given.resume_from_checkpoint / "trainer_state.json", "a checkpoint's progress");
   if (given.output_dir.empty()) return;
   std::error_code problem;
-  if (given.do_train && !given.overwrite_output_dir && fs::is_directory(given.output_dir, problem) &&
-      !fs::is_empty(given.output_dir, problem))
-    throw input_error(given.output_dir.string(), "an empty folder, or --overwrite_output_dir", "files in it");
+  if (given.do_train && !given.overwrite_output_dir && given.resume_from_checkpoint.empty() &&
+      fs::is_directory(given.output_dir, problem) && !fs::is_empty(given.output_dir, problem)) {
+    const std::optional<fs::path> latest = latest_checkpoint(given.output_dir);
+    if (!latest)
+      throw input_error(given.output_dir.string(),
+                        "an empty folder, one with a checkpoint, or --overwrite_output_dir", "files in it");
+    given.resume_from_checkpoint = *latest;
+  }
   make_writable_folder(given.output_dir);
 }
 
@@ -233,6 +240,15 @@ class session {
         std::to_string(train_.features.size()) + " windows, " + std::to_string(training.total_steps()) +
         " steps; 100 % MFU is " + number(peak * 1e-9, "%.0f") + " GFLOP/s, measured now in a " +
         einkorn::name(type()) + " matrix product");
+    if (!given_.resume_from_checkpoint.empty()) {
+      state_ = load_checkpoint(given_.resume_from_checkpoint, training);
+      if (training.finished())
+        throw input_error(given_.resume_from_checkpoint.string(),
+                          "a step before the last, " + std::to_string(training.total_steps()),
+                          std::to_string(state_.global_step));
+      say("going on from " + given_.resume_from_checkpoint.string() + ", step " +
+          std::to_string(state_.global_step));
+    }
     state_.max_steps = training.total_steps();
     state_.num_train_epochs = given_.num_train_epochs;
     state_.train_batch_size = given_.per_device_train_batch_size;
@@ -242,8 +258,9 @@ class session {
     train_results results;
     results.samples = static_cast<std::int64_t>(train_.features.size());
     std::vector<double> losses, seconds;
-    std::int64_t logged = 0;
+    std::int64_t logged = state_.global_step;
     double loss_since_log = 0;
+    const double flop_before = results.total_flos = state_.total_flos;
     model_->times = {};
     const double begin = now();
     {
@@ -290,7 +307,8 @@ class session {
     results.steps = state_.global_step;
     results.epoch = state_.epoch;
     for (const double loss : losses) results.loss += loss / static_cast<double>(losses.size());
-    finish_training(results, losses, seconds, training, peak);
+    finish_training(results, losses, seconds, training, (results.total_flos - flop_before) / results.seconds,
+                    peak);
   }
 
   bool save_now(const trainer& training, std::int64_t step) const {
@@ -300,7 +318,7 @@ class session {
   }
 
   void finish_training(const train_results& results, const std::vector<double>& losses,
-                       std::vector<double> seconds, const trainer& training, double peak) {
+                       std::vector<double> seconds, const trainer& training, double flops, double peak) {
     // The first step packs, touches fresh memory and warms the caches up.
     if (seconds.size() > 1) seconds.erase(seconds.begin());
     std::ranges::sort(seconds);
@@ -316,12 +334,12 @@ class session {
     out["last_loss"] = last;
     out["step_seconds_median"] = seconds[seconds.size() / 2];
     out["step_seconds_best"] = seconds.front();
-    out["mfu"] = results.total_flos / results.seconds / peak;
+    out["mfu"] = flops / peak;
     out["peak_gflops"] = peak * 1e-9;
     out["skipped_steps"] = training.skipped_steps();
     if (given_.fp16) out["loss_scale"] = training.loss_scale();
     for (std::size_t i = 0; i < phase_names.size(); ++i)
-      out["seconds_per_step"][phase_names[i]] = model_->times[i] / static_cast<double>(results.steps);
+      out["seconds_per_step"][phase_names[i]] = model_->times[i] / static_cast<double>(losses.size());
     for (const char* key : {"isa", "dtype", "threads", "train_loss", "first_loss", "last_loss",
                             "train_runtime", "train_samples_per_second", "step_seconds_median",
                             "step_seconds_best", "mfu", "skipped_steps", "loss_scale"})
