@@ -24,7 +24,12 @@ struct fmaps_x8 {
   static group load_groups(const char* p) { return _mm256_loadu_ps(reinterpret_cast<const float*>(p)); }
   static group load_groups(const char* p, no_mask) { return load_groups(p); }
   static group broadcast(const char* p) { return _mm256_broadcast_ss(reinterpret_cast<const float*>(p)); }
-  static vector multiply_add(vector acc, group a, group b) { return _mm256_fmadd_ps(a, b, acc); }
+  /// Said in assembly: the sum must stay in its register. With the intrinsic g++ moves sums about and spills
+  /// some.
+  static vector multiply_add(vector acc, group a, group b) {
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(acc) : "x"(a), "x"(b));
+    return acc;
+  }
 };
 
 /// Exact, where vpmaddubsw saturates: bytes are widened to i16 while packing, and vpaddd wraps.

@@ -15,7 +15,8 @@ enum class gemm_b {
   shared,    // panels that all threads make first
   own,       // panels that a task makes for itself, where it first uses them
   in_place,  // rows of B as they lie, where the micro-kernel can read them
-  dots       // columns of B as they lie, for few rows: gemm_few_rows.hpp
+  dots,      // columns of B as they lie, for few rows: gemm_few_rows.hpp
+  rows       // rows of B as they lie, for few rows
 };
 enum class gemm_a {
   in_place,  // rows of k-groups as they lie
@@ -48,10 +49,13 @@ struct gemm_blocking {
   bool direct = false;     // the micro-kernel writes C itself, in f32 or i32
   bool converts = false;   // the same, rounded to the type of C
   bool sums_stay = false;  // in scratch memory from block to block, where C itself cannot hold them
+  bool split = false;      // between threads by depth: a block is a task
   bool prefetches_a = false;
-  bool simple = false;  // every operand in place, and small: nothing but tiles
-  bool wide = false;    // packed B, 4 panels at a time
-  index a_stride = 0, a_step = 4, a_bytes = 0, b_bytes = 0, worker_bytes = 0, shared_bytes = 0;
+  bool simple = false;   // every operand in place, and small: nothing but tiles
+  bool wide = false;     // packed B, 4 panels at a time
+  bool keeps_b = false;  // own panels are needed again
+  index a_stride = 0, a_step = 4, a_bytes = 0, b_bytes = 0, sums_bytes = 0, worker_bytes = 0,
+        shared_bytes = 0, parts_bytes = 0;
 
   gemm_blocking() = default;
   explicit gemm_blocking(const detail::gemm_args& g) {
@@ -82,7 +86,7 @@ struct gemm_blocking {
   index packed_bytes(index cols) const {
     return panel_count(cols) * ((blocks - 1) * panel_bytes(0) + panel_bytes(blocks - 1));
   }
-  index scratch_bytes() const { return shared_bytes + workers * worker_bytes; }
+  index scratch_bytes() const { return shared_bytes + workers * worker_bytes + parts_bytes; }
   static constexpr index round_up(index value, index unit) { return (value + unit - 1) / unit * unit; }
 
  private:
@@ -125,8 +129,12 @@ struct gemm_blocking {
                !std::is_void_v<typename Kernel::instruction>) {
       b = gemm_b::dots;
       a = g.a.transposed || !reads_a || depth % run != 0 ? gemm_a::rows : gemm_a::in_place;
+    } else if (!g.b.transposed && rows <= gemm_wide_rows && depth >= 16 &&
+               !std::is_void_v<typename Kernel::instruction>) {
+      b = gemm_b::rows;
+      if (a == gemm_a::panels) a = gemm_a::rows;
     } else if (!g.b.transposed && std::is_same_v<typename Kernel::element, float> && g.b.type == dtype::f32 &&
-               (rows <= 2 * mr || cols * depth * 4 <= g.machine.l2 / 4)) {
+               (rows <= 4 * mr || cols * depth * 4 <= g.machine.l2 / 4)) {
       b = gemm_b::in_place;
     } else {
       b = near ? gemm_b::own : gemm_b::shared;
@@ -153,42 +161,57 @@ struct gemm_blocking {
       task_cols = round_up((task_cols + parts - 1) / parts, nr);
     }
     if (b == gemm_b::dots) task_cols = std::min<index>(task_cols, round_up(256, nr));
+    if (b == gemm_b::rows) task_cols = std::min<index>(task_cols, round_up(8192, nr));
     own_cols = b == gemm_b::own ? std::min(task_cols, near_panels * nr) : task_cols;
     // A transposed A is read 64 bytes a page with one row of tiles; several read whole runs of its rows.
     const index tiles = std::max<index>(1, (task_rows + mr - 1) / mr);
     tile_rows = Kernel::a_panels ? std::max<index>(1, (task_rows + tiles - 1) / tiles) : mr;
     pass_rows = std::min<index>(a == gemm_a::panels ? 8 : 1, tiles) * tile_rows;
+    keeps_b = b == gemm_b::own && task_rows > tile_rows;
+    const index row_tasks = (rows + task_rows - 1) / std::max<index>(task_rows, 1);
+    const index col_tasks = (cols + task_cols - 1) / std::max<index>(task_cols, 1);
+    const index parts = row_tasks * col_tasks * blocks;
+    parts_bytes = parts * panel_count(own_cols) * round_up(task_rows, tile_rows) * nr * 4;
+    split = workers > row_tasks * col_tasks && blocks > 1 && g.batch == 1 && b != gemm_b::dots &&
+            b != gemm_b::rows && chunk_cols >= cols && own_cols >= task_cols &&
+            parts_bytes <= std::max(g.machine.l2, g.machine.l3 / 2);
+    if (!split) parts_bytes = 0;
+    if (split) {
+      sums_stay = true;
+      wide = false;
+    }
   }
 
   void set_memory(const detail::gemm_args& g) {
-    if (b == gemm_b::dots) {  // A whole, and one more row for what flipped bytes add
+    if (b == gemm_b::dots || b == gemm_b::rows) {  // A whole, and one more row for what flipped bytes add
       a_stride = a == gemm_a::rows ? round_up((depth + Kernel::k_group - 1) / Kernel::k_group * 4, 64)
                                    : g.a.stride * size_of(g.a.type);
       a_bytes = (a == gemm_a::rows ? g.c.rows + 1 : 0) * a_stride;
-      worker_bytes = a_bytes + (g.c.rows + 1) * round_up(own_cols, 16) * 4;
+      worker_bytes = a_bytes + (b == gemm_b::rows ? 2 : 1) * (g.c.rows + 1) * round_up(own_cols, 16) * 4;
       return;
     }
     if (a == gemm_a::panels) {
-      a_step = round_up(mr, vf_size) * 4;
+      a_step = mr * 4;
       a_stride = 4;
-      a_bytes = pass_rows / tile_rows * groups(0) * a_step;
+      a_bytes = pass_rows / tile_rows * gemm_a_panel_bytes(groups(0), a_step);
     } else if (a == gemm_a::rows) {
       // Whole vectors, and an odd number of cache lines, so that neighbouring rows fall into different sets.
       a_stride = round_up(groups(0) * 4, 64);
       if (a_stride / 64 % 2 == 0) a_stride += 64;
-      a_bytes = tile_rows * a_stride;
+      a_bytes = pass_rows * a_stride;
     } else {
       a_stride = g.a.stride * size_of(g.a.type);
     }
     const bool packs =
         b == gemm_b::own || (b == gemm_b::in_place && !Kernel::masks && g.c.cols % Kernel::lanes != 0);
-    const index panels = b == gemm_b::own && g.c.rows > mr ? panel_count(own_cols) : 1;
+    const index panels = keeps_b ? panel_count(own_cols) : 1;
     b_bytes = packs ? round_up(panels * panel_bytes(0), 64) : 0;
     const bool whole = (direct || converts) && (Kernel::masks || g.c.cols % Kernel::lanes == 0);
     const index sums = sums_stay ? panel_count(own_cols) * round_up(task_rows, tile_rows)
                        : whole   ? 0
                                  : std::max<index>(mr, wide ? gemm_wide_panels * gemm_wide_rows : 0);
-    worker_bytes = round_up(a_bytes, 64) + b_bytes + sums * nr * 4;
+    sums_bytes = sums * nr * 4;
+    worker_bytes = round_up(a_bytes, 64) + b_bytes + (split ? 0 : sums_bytes);
     a_bytes = round_up(a_bytes, 64);
     shared_bytes = b == gemm_b::shared ? round_up(packed_bytes(chunk_cols), 64) : 0;
     simple = workers == 1 && g.batch == 1 && blocks == 1 && a == gemm_a::in_place && !wide &&

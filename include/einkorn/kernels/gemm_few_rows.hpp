@@ -2,6 +2,10 @@
 ///
 ///   B transposed, as it lies   a column of B is a run of memory: dot products, 4 columns x up to 4 rows at a
 ///                              time. Lanes run along the depth, so bits differ from those of the tiles.
+///   B as it lies               some rows of B at a time, from end to end: sums in L1 meet them. The same
+///   order
+///                              of sums as the tiles', whose walk down a panel would take a page for each
+///                              row.
 ///   B packed                   4 panels at a time: one panel for one row would wait for its own sums. The
 ///   same
 ///                              order of sums as the tiles'.
@@ -26,15 +30,15 @@ inline void gemm_dots(index depth, const char* a, index a_stride, const Source* 
   vector acc[Rows][4];
   for (auto& row : acc)
     for (vector& v : row) v = Instruction::zero();
-  const auto step = [&](index k, const auto& words) {
-    typename Instruction::group b_groups[4];
+  const auto step = [&](index k, const auto& words) __attribute__((always_inline)) {
+    typename Instruction::group a_groups[Rows];
     EINKORN_UNROLL
-    for (int c = 0; c < 4; ++c) b_groups[c] = Instruction::as_groups(words(columns[c] + k));
+    for (int r = 0; r < Rows; ++r) a_groups[r] = Instruction::load_groups(a + r * a_stride + k / group * 4);
     EINKORN_UNROLL
-    for (int r = 0; r < Rows; ++r) {
-      const auto a_group = Instruction::load_groups(a + r * a_stride + k / group * 4);
+    for (int c = 0; c < 4; ++c) {
+      const auto b_group = Instruction::as_groups(words(columns[c] + k));
       EINKORN_UNROLL
-      for (int c = 0; c < 4; ++c) acc[r][c] = Instruction::multiply_add(acc[r][c], a_group, b_groups[c]);
+      for (int r = 0; r < Rows; ++r) acc[r][c] = Instruction::multiply_add(acc[r][c], a_groups[r], b_group);
     }
   };
   index k = 0;
@@ -95,22 +99,88 @@ inline void gemm_wide_tile(const gemm_tile_args<typename Instruction::accumulato
   }
 }
 
-/// The same for any number of rows, 4 at a time: the columns are in L1 for the later ones.
+/// The same for any number of rows, as many at a time as registers hold their sums (4 columns each): the
+/// columns are in L1 for the later ones.
 template <class Instruction, class Source>
 inline void gemm_dot_columns(index rows, index depth, const char* a, index a_stride, const Source* b,
                              index stride, index cols, typename Instruction::accumulator* sums,
                              index sums_stride) {
+  constexpr int most = EINKORN_LEVEL_AT_LEAST_AVX512_VNNI ? 4 : 3;
   for (index c = 0; c < cols; c += 4) {
     const index count = cols - c < 4 ? cols - c : 4;
-    for (index r = 0; r < rows; r += 4) {
-      const index rest = rows - r;
-      const auto dots = rest >= 4   ? &gemm_dots<Instruction, 4, Source>
-                        : rest == 3 ? &gemm_dots<Instruction, 3, Source>
-                        : rest == 2 ? &gemm_dots<Instruction, 2, Source>
-                                    : &gemm_dots<Instruction, 1, Source>;
+    for (index r = 0; r < rows;) {
+      const index rest = rows - r, at_once = rest == most + 1 ? 2 : rest < most ? rest : most;
+      const auto dots = at_once == 1   ? &gemm_dots<Instruction, 1, Source>
+                        : at_once == 2 ? &gemm_dots<Instruction, 2, Source>
+                        : at_once == 3 ? &gemm_dots<Instruction, 3, Source>
+                                       : &gemm_dots<Instruction, most, Source>;
       dots(depth, a + r * a_stride, a_stride, b + c * stride, stride, count, sums + r * sums_stride + c,
            sums_stride);
+      r += at_once;
     }
+  }
+}
+
+/// sums(row, col) += A(row, :) B(:, col) for Rows rows of k-groups and `Steps` k-groups of B, rows of which
+/// are `stride` elements apart; `last`: the rows of the last k-group. sums has whole vectors.
+template <class Instruction, int Rows, int Steps, class Source>
+inline void gemm_add_rows(const char* a, index a_stride, const Source* b, index stride, index last,
+                          index cols, typename Instruction::accumulator* sums, index sums_stride) {
+  using element = typename Instruction::element;
+  constexpr int lanes = Instruction::lanes, group = 4 / static_cast<int>(sizeof(element));
+  typename Instruction::group a_groups[Rows][Steps];
+  for (int r = 0; r < Rows; ++r)
+    for (int s = 0; s < Steps; ++s) a_groups[r][s] = Instruction::broadcast(a + r * a_stride + s * 4);
+  const auto column = [&](index c, const auto& words) __attribute__((always_inline)) {
+    typename Instruction::vector acc[Rows];
+    EINKORN_UNROLL
+    for (int r = 0; r < Rows; ++r) acc[r] = Instruction::load(sums + r * sums_stride + c);
+    EINKORN_UNROLL
+    for (int s = 0; s < Steps; ++s) {
+      const auto b_group = Instruction::as_groups(words(b + s * group * stride + c, s));
+      EINKORN_UNROLL
+      for (int r = 0; r < Rows; ++r) acc[r] = Instruction::multiply_add(acc[r], a_groups[r][s], b_group);
+    }
+    EINKORN_UNROLL
+    for (int r = 0; r < Rows; ++r) Instruction::store(sums + r * sums_stride + c, acc[r]);
+  };
+  index c = 0;
+  if (last == group)
+    for (; c + lanes <= cols; c += lanes)
+      column(c, [&](const Source* p, int) { return words_across<element>(p, stride); });
+  for (; c < cols; c += lanes)
+    column(c, [&](const Source* p, int s) {
+      return words_across_first<element>(p, stride, s + 1 == Steps ? last : group,
+                                         cols - c < lanes ? cols - c : lanes);
+    });
+}
+
+/// sums(row, col) = A(row, :) B(:, col), up to 4 rows; block after block of depth, each from zero, like the
+/// tiles'. block_sums: as large as sums.
+template <class Instruction, class Source>
+inline void gemm_sum_rows(index rows, index depth, index block_depth, const char* a, index a_stride,
+                          const Source* b, index stride, index cols, typename Instruction::accumulator* sums,
+                          index sums_stride, typename Instruction::accumulator* block_sums) {
+  constexpr index group = 4 / static_cast<index>(sizeof(typename Instruction::element)), at_once = 4 * group;
+  auto* to = sums;
+  const auto add = [&](auto steps, index k, index last) {
+    const auto add_rows = rows == 1   ? &gemm_add_rows<Instruction, 1, steps, Source>
+                          : rows == 2 ? &gemm_add_rows<Instruction, 2, steps, Source>
+                          : rows == 3 ? &gemm_add_rows<Instruction, 3, steps, Source>
+                                      : &gemm_add_rows<Instruction, 4, steps, Source>;
+    add_rows(a + k / group * 4, a_stride, b + k * stride, stride, last, cols, to, sums_stride);
+  };
+  for (index k = 0; k < depth;) {
+    const index end = depth - k < block_depth ? depth : k + block_depth;
+    __builtin_memset(to, 0, static_cast<std::size_t>(rows * sums_stride) * sizeof *to);
+    for (; k + at_once <= end; k += at_once) add(std::integral_constant<int, 4>(), k, group);
+    for (; k < end; k += group) add(std::integral_constant<int, 1>(), k, end - k < group ? end - k : group);
+    if (to == block_sums) {
+      for (index i = 0; i < rows * sums_stride; i += Instruction::lanes)
+        Instruction::store(sums + i,
+                           Instruction::add(Instruction::load(to + i), Instruction::load(sums + i)));
+    }
+    to = block_sums;
   }
 }
 

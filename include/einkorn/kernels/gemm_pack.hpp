@@ -49,7 +49,8 @@ template <class Element, bool Along, class Source>
 /// Square block of words: group g0 + i of line w0 + j. `along`: out[j] holds line w0 + j, else out[i] holds
 /// group g0 + i. Beyond depth and width there are zeros.
 template <class Element, bool Along, class Source>
-inline void gemm_words(const gemm_slice<Source>& s, index g0, index w0, vf (&out)[vf_size]) {
+[[gnu::always_inline]] inline void gemm_words(const gemm_slice<Source>& s, index g0, index w0,
+                                              vf (&out)[vf_size]) {
   constexpr int n = vf_size, group = 4 / static_cast<int>(sizeof(Element));
   const index k0 = g0 * group, depth = s.depth - k0, width = s.width - w0;
   if (depth >= n * group && width >= n) {  // a whole block: nothing but registers
@@ -93,21 +94,22 @@ inline void gemm_pack_b(const gemm_slice<Source>& s, char* out, index panel_byte
   constexpr int n = vf_size, nr = Kernel::nr;
   const index groups = (s.depth + Kernel::k_step - 1) / Kernel::k_step * (Kernel::k_step / Kernel::k_group);
   const index width = (s.width + nr - 1) / nr * nr;
-  gemm_each_block(s.k_contiguous, groups, width, [&](index g, index w) {
-    float* const to = reinterpret_cast<float*>(out + w / nr * panel_bytes) + g * nr + w % nr;
-    vf block[n];
-    if (w < s.width) {
-      gemm_words<typename Kernel::element, false>(s, g, w, block);
-    } else {
-      for (int i = 0; i < n; ++i) block[i] = broadcast(0.0f);
-    }
-    if (groups - g >= n) {
-      EINKORN_UNROLL
-      for (int i = 0; i < n; ++i) store(to + i * nr, block[i]);
-    } else {
-      for (index i = 0; i < groups - g; ++i) store(to + i * nr, block[i]);
-    }
-  });
+  gemm_each_block(
+      s.k_contiguous, groups, width, [&](index g, index w) __attribute__((always_inline)) {
+        float* const to = reinterpret_cast<float*>(out + w / nr * panel_bytes) + g * nr + w % nr;
+        vf block[n];
+        if (w < s.width) {
+          gemm_words<typename Kernel::element, false>(s, g, w, block);
+        } else {
+          for (int i = 0; i < n; ++i) block[i] = broadcast(0.0f);
+        }
+        if (groups - g >= n) {
+          EINKORN_UNROLL
+          for (int i = 0; i < n; ++i) store(to + i * nr, block[i]);
+        } else {
+          for (index i = 0; i < groups - g; ++i) store(to + i * nr, block[i]);
+        }
+      });
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
   if constexpr (Kernel::flips_s8) {
     const __m512i ones = _mm512_set1_epi8(1);
@@ -166,26 +168,30 @@ inline void gemm_pack_a(const gemm_slice<Source>& s, char* out, index stride, [[
     return;
   }
   const index groups = (s.depth + Kernel::k_group - 1) / Kernel::k_group;
-  gemm_each_block(s.k_contiguous, groups, s.width, [&](index g, index w) {
-    vf block[n];
-    gemm_words<element, true>(s, g, w, block);
+  gemm_each_block(
+      s.k_contiguous, groups, s.width, [&](index g, index w) __attribute__((always_inline)) {
+        vf block[n];
+        gemm_words<element, true>(s, g, w, block);
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
-    if constexpr (sizeof(Source) == 1) {
-      if (flip) {
-        EINKORN_UNROLL
-        for (int j = 0; j < n; ++j) block[j] = flip_bytes(block[j]);
-      }
-    }
+        if constexpr (sizeof(Source) == 1) {
+          if (flip) {
+            EINKORN_UNROLL
+            for (int j = 0; j < n; ++j) block[j] = flip_bytes(block[j]);
+          }
+        }
 #endif
-    char* const to = out + w * stride + g * 4;
-    if (s.width - w >= n) {
-      EINKORN_UNROLL
-      for (int j = 0; j < n; ++j) store(reinterpret_cast<float*>(to + j * stride), block[j]);
-    } else {
-      for (index j = 0; j < s.width - w; ++j) store(reinterpret_cast<float*>(to + j * stride), block[j]);
-    }
-  });
+        char* const to = out + w * stride + g * 4;
+        if (s.width - w >= n) {
+          EINKORN_UNROLL
+          for (int j = 0; j < n; ++j) store(reinterpret_cast<float*>(to + j * stride), block[j]);
+        } else {
+          for (index j = 0; j < s.width - w; ++j) store(reinterpret_cast<float*>(to + j * stride), block[j]);
+        }
+      });
 }
+
+/// Each k-group is written as whole vectors, over the beginning of the next one: room for the last one's.
+constexpr index gemm_a_panel_bytes(index groups, index step) { return groups * step + vf_size * 4; }
 
 /// Panels of A from a slice that is not k_contiguous: tile_rows rows beside each other, `step` bytes for each
 /// k-group. No transposition: a row of memory is a row of the panels. The slice may be wider than `rows`.
@@ -194,13 +200,13 @@ inline void gemm_pack_a_panels(const gemm_slice<Source>& s, index rows, char* ou
                                index step, [[maybe_unused]] bool flip) {
   using element = typename Kernel::element;
   constexpr int n = vf_size, group = Kernel::k_group;
-  const index panel_bytes = (s.depth + group - 1) / group * step;
+  const index panel_bytes = gemm_a_panel_bytes((s.depth + group - 1) / group, step);
   for (index k = 0; k < s.depth; k += group, out += step) {
     const Source* const from = s.data + k * s.stride;
     const index left = s.depth - k;
     char* to = out;
     for (index row = 0; row < rows; row += tile_rows, to += panel_bytes) {
-      for (index w = 0; w < step / 4 && row + w < s.width; w += n) {
+      for (index w = 0; w * 4 < step && row + w < s.width; w += n) {
         const index width = s.width - row - w;
         vf words = left >= group && width >= n
                        ? words_across<element>(from + row + w, s.stride)

@@ -109,26 +109,53 @@ struct gemm_tile {
                                          : Instruction::zero();
     }
     const index stride = t.a_stride, a_step = t.a_step, b_stride = t.b_stride;
-    index stride3 = 3 * stride;
-    __asm__("" : "+r"(stride3));                  // a register of its own, not an addition a step
+    index stride3 = 3 * stride, ahead = 8 * b_stride;
+    __asm__("" : "+r"(stride3), "+r"(ahead));     // registers of their own, not additions a step
     const auto b_mask = Instruction::mask(last);  // B in place has nothing beyond its columns
     const char* next = t.next != nullptr ? t.next : t.b;
-    const index next_step = t.next_step;
+    const index next_step = 2 * t.next_step;
     const char *a0 = t.a, *a1 = a0 + 5 * stride, *a2 = a0 + 10 * stride, *b = t.b;
-    for (index g = t.groups; g > 0; --g) {
-      // B comes from L2, and the hardware prefetcher starts late in a panel: 8 steps ahead gives 1 to 5 %.
-      for (int v = 0; v < Vectors; ++v) __builtin_prefetch(b + 8 * b_stride + v * 4 * Instruction::lanes);
-      __builtin_prefetch(next, 0, 2);
-      next += next_step;
+    // One k-group. B comes from L2, and the hardware prefetcher starts late in a panel: 8 steps ahead gives 1
+    // to 5 %.
+    const auto step = [&]() __attribute__((always_inline)) {
+      constexpr int vector_bytes = 4 * Instruction::lanes;
+      for (int byte = 0; byte < Vectors * vector_bytes; byte += 64) __builtin_prefetch(b + ahead + byte);
       group b_groups[Vectors];
-      for (int v = 0; v + 1 < Vectors; ++v)
-        b_groups[v] = Instruction::load_groups(b + v * 4 * Instruction::lanes);
-      b_groups[Vectors - 1] = Instruction::load_groups(b + (Vectors - 1) * 4 * Instruction::lanes, b_mask);
+      for (int v = 0; v + 1 < Vectors; ++v) b_groups[v] = Instruction::load_groups(b + v * vector_bytes);
+      b_groups[Vectors - 1] = Instruction::load_groups(b + (Vectors - 1) * vector_bytes, b_mask);
       rows_from<0>(acc, b_groups, a0, a1, a2, stride, stride3);
       a0 += a_step;
       a1 += a_step;
       a2 += a_step;
       b += b_stride;
+    };
+    // g++ would keep an address for each row of each step, too many for the registers.
+    const auto forget = [&]() __attribute__((always_inline)) {
+      __asm__("" : "+r"(a0), "+r"(b));
+      if (Rows > 5) __asm__("" : "+r"(a1));
+      if (Rows > 10) __asm__("" : "+r"(a2));
+    };
+    index g = t.groups;
+    if constexpr (Rows * Vectors <= 12) {  // few multiply-adds a step: what else is in the loop counts
+      for (; g >= 4; g -= 4) {
+        __builtin_prefetch(next, 0, 2);
+        next += next_step;
+        step();
+        forget();
+        step();
+        forget();
+        __builtin_prefetch(next, 0, 2);
+        next += next_step;
+        step();
+        forget();
+        step();
+        forget();
+      }
+    }
+    for (; g > 0; --g) {
+      __builtin_prefetch(next, 0, 2);
+      next += t.next_step;
+      step();
     }
     if constexpr (std::is_same_v<accumulator, float>) {
       if (t.narrow != nullptr) {
@@ -139,18 +166,30 @@ struct gemm_tile {
         return;
       }
     }
-    each_vector(last, [&](int r, int v, int columns) {
-      accumulator* const out = t.acc + r * t.acc_stride + v * Instruction::lanes;
-      if (columns == Instruction::lanes) {
-        Instruction::store(out,
-                           t.accumulate ? Instruction::add(acc[r][v], Instruction::load(out)) : acc[r][v]);
-      } else if constexpr (Instruction::masks) {
-        const auto lanes = Instruction::mask(columns);
-        Instruction::store(
-            out, t.accumulate ? Instruction::add(acc[r][v], Instruction::load(out, lanes)) : acc[r][v],
-            lanes);
-      }
-    });
+    // Copies: a store through a pointer to vectors might change t.
+    accumulator* const sums = t.acc;
+    const index acc_stride = t.acc_stride;
+    if (t.accumulate) {
+      each_vector(
+          last, [&](int r, int v, int columns) __attribute__((always_inline)) {
+            accumulator* const out = sums + r * acc_stride + v * Instruction::lanes;
+            if (columns == Instruction::lanes) {
+              Instruction::store(out, Instruction::add(acc[r][v], Instruction::load(out)));
+            } else if constexpr (Instruction::masks) {
+              const auto lanes = Instruction::mask(columns);
+              Instruction::store(out, Instruction::add(acc[r][v], Instruction::load(out, lanes)), lanes);
+            }
+          });
+    } else {
+      each_vector(
+          last, [&](int r, int v, int columns) __attribute__((always_inline)) {
+            accumulator* const out = sums + r * acc_stride + v * Instruction::lanes;
+            if (columns == Instruction::lanes)
+              Instruction::store(out, acc[r][v]);
+            else if constexpr (Instruction::masks)
+              Instruction::store(out, acc[r][v], Instruction::mask(columns));
+          });
+    }
   }
 };
 

@@ -42,6 +42,7 @@ inline vf words_along_k_first(const Source* p, index count) {
   else
     return load_first(p, count);
 #else
+  if constexpr (std::is_same_v<Element, float>) return load_first(p, count);
   Source staged[vf_size * 4 / sizeof(Element)] = {};
   __builtin_memcpy(staged, p, static_cast<std::size_t>(count) * sizeof(Source));
   return words_along_k<Element>(staged);
@@ -123,6 +124,7 @@ inline vf words_across_first(const Source* p, index stride, index rows, index wi
     return _mm512_castsi512_ps(words);
   }
 #else
+  if constexpr (group == 1) return width < vf_size ? load_first(p, width) : load(p);
   Source staged[group][vf_size] = {};
   for (index k = 0; k < rows; ++k)
     __builtin_memcpy(staged[k], p + k * stride, static_cast<std::size_t>(width) * sizeof(Source));
@@ -132,9 +134,32 @@ inline vf words_across_first(const Source* p, index stride, index rows, index wi
 
 // ---- vf_size x vf_size words, rows to columns, in registers
 
-inline void transpose_words(vf (&x)[vf_size]) {
+#if EINKORN_LEVEL_AT_LEAST_AVX2
+/// 4 x 4 words in each 128 bits.
+template <class Vector>
+[[gnu::always_inline]] inline void transpose_quarters(Vector r0, Vector r1, Vector r2, Vector r3, vf* x) {
+#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+  const __m512 a = _mm512_unpacklo_ps(r0, r1), b = _mm512_unpackhi_ps(r0, r1);
+  const __m512 c = _mm512_unpacklo_ps(r2, r3), d = _mm512_unpackhi_ps(r2, r3);
+  x[0] = _mm512_shuffle_ps(a, c, 0x44);
+  x[1] = _mm512_shuffle_ps(a, c, 0xee);
+  x[2] = _mm512_shuffle_ps(b, d, 0x44);
+  x[3] = _mm512_shuffle_ps(b, d, 0xee);
+#else
+  const __m256 a = _mm256_unpacklo_ps(r0, r1), b = _mm256_unpackhi_ps(r0, r1);
+  const __m256 c = _mm256_unpacklo_ps(r2, r3), d = _mm256_unpackhi_ps(r2, r3);
+  x[0] = _mm256_shuffle_ps(a, c, 0x44);
+  x[1] = _mm256_shuffle_ps(a, c, 0xee);
+  x[2] = _mm256_shuffle_ps(b, d, 0x44);
+  x[3] = _mm256_shuffle_ps(b, d, 0xee);
+#endif
+}
+#endif
+
+[[gnu::always_inline]] inline void transpose_words(vf (&x)[vf_size]) {
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
   __m512 t[16], u[16];
+  EINKORN_UNROLL
   for (int i = 0; i < 16; i += 2) {
     t[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
     t[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
@@ -145,12 +170,14 @@ inline void transpose_words(vf (&x)[vf_size]) {
   const auto high = [](__m512 a, __m512 b) {
     return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
   };
+  EINKORN_UNROLL
   for (int i = 0; i < 16; i += 4) {  // u[i + c]: columns c, c+4, c+8, c+12 of rows i .. i+3
     u[i] = low(t[i], t[i + 2]);
     u[i + 1] = high(t[i], t[i + 2]);
     u[i + 2] = low(t[i + 1], t[i + 3]);
     u[i + 3] = high(t[i + 1], t[i + 3]);
   }
+  EINKORN_UNROLL
   for (int c = 0; c < 4; ++c) {
     const __m512 a = _mm512_shuffle_f32x4(u[c], u[4 + c], 0x44),
                  b = _mm512_shuffle_f32x4(u[c], u[4 + c], 0xee);
@@ -162,21 +189,14 @@ inline void transpose_words(vf (&x)[vf_size]) {
     x[c + 12] = _mm512_shuffle_f32x4(b, e, 0xdd);
   }
 #elif EINKORN_LEVEL_AT_LEAST_AVX2
-  __m256 t[8], u[8];
-  for (int i = 0; i < 8; i += 2) {
-    t[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
-    t[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
+  vf halves[8];
+  EINKORN_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    halves[i] = _mm256_permute2f128_ps(x[i], x[4 + i], 0x20);
+    halves[4 + i] = _mm256_permute2f128_ps(x[i], x[4 + i], 0x31);
   }
-  for (int i = 0; i < 8; i += 4) {
-    u[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
-    u[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
-    u[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-    u[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
-  }
-  for (int c = 0; c < 4; ++c) {
-    x[c] = _mm256_permute2f128_ps(u[c], u[4 + c], 0x20);
-    x[c + 4] = _mm256_permute2f128_ps(u[c], u[4 + c], 0x31);
-  }
+  transpose_quarters(halves[0], halves[1], halves[2], halves[3], &x[0]);
+  transpose_quarters(halves[4], halves[5], halves[6], halves[7], &x[4]);
 #else
   __m128 a = x[0], b = x[1], c = x[2], d = x[3];
   _MM_TRANSPOSE4_PS(a, b, c, d);
@@ -187,29 +207,31 @@ inline void transpose_words(vf (&x)[vf_size]) {
 #endif
 }
 
-/// The same from memory, `stride` bytes between rows: on AVX-512 quarters of rows are loaded into place,
-/// which leaves 32 shuffles of the 64.
-inline void load_transposed(const char* p, index stride, vf (&x)[vf_size]) {
-#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+/// The same from memory, `stride` bytes between rows: quarters of rows are loaded into place, which leaves
+/// 2 shuffles for each vector (of 4 on AVX-512, of 3 on AVX2).
+[[gnu::always_inline]] inline void load_transposed(const char* p, index stride, vf (&x)[vf_size]) {
+#if EINKORN_LEVEL_AT_LEAST_AVX2
+  const auto quarter = [&](int row, int col) __attribute__((always_inline)) {
+    return _mm_loadu_ps(reinterpret_cast<const float*>(p + row * stride) + col);
+  };
   EINKORN_UNROLL
-  for (int c = 0; c < 16; c += 4) {
+  for (int c = 0; c < vf_size; c += 4) {
+#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
     __m512 v[4];
     EINKORN_UNROLL
     for (int i = 0; i < 4; ++i) {
-      const auto quarter = [&](int row) {
-        return _mm_loadu_ps(reinterpret_cast<const float*>(p + row * stride) + c);
-      };
-      v[i] = _mm512_castps128_ps512(quarter(i));
-      v[i] = _mm512_insertf32x4(v[i], quarter(i + 4), 1);
-      v[i] = _mm512_insertf32x4(v[i], quarter(i + 8), 2);
-      v[i] = _mm512_insertf32x4(v[i], quarter(i + 12), 3);
+      v[i] = _mm512_castps128_ps512(quarter(i, c));
+      v[i] = _mm512_insertf32x4(v[i], quarter(i + 4, c), 1);
+      v[i] = _mm512_insertf32x4(v[i], quarter(i + 8, c), 2);
+      v[i] = _mm512_insertf32x4(v[i], quarter(i + 12, c), 3);
     }
-    const __m512 a = _mm512_unpacklo_ps(v[0], v[1]), b = _mm512_unpackhi_ps(v[0], v[1]);
-    const __m512 d = _mm512_unpacklo_ps(v[2], v[3]), e = _mm512_unpackhi_ps(v[2], v[3]);
-    x[c] = _mm512_shuffle_ps(a, d, 0x44);
-    x[c + 1] = _mm512_shuffle_ps(a, d, 0xee);
-    x[c + 2] = _mm512_shuffle_ps(b, e, 0x44);
-    x[c + 3] = _mm512_shuffle_ps(b, e, 0xee);
+#else
+    __m256 v[4];
+    EINKORN_UNROLL
+    for (int i = 0; i < 4; ++i)
+      v[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(quarter(i, c)), quarter(i + 4, c), 1);
+#endif
+    transpose_quarters(v[0], v[1], v[2], v[3], &x[c]);
   }
 #else
   EINKORN_UNROLL

@@ -135,14 +135,34 @@ inline vf load(const fp16* p) {
 }
 #endif
 
-/// The first `count` < vf_size elements; the other lanes are `fill`. Reads nothing beyond them.
+/// `count` < 8 elements, in pieces of fixed sizes: no loop, no call of memcpy.
+template <class T>
+inline void copy_first(T* to, const T* from, index count) {
+  if (count & 4) {
+    __builtin_memcpy(to, from, 4 * sizeof(T));
+    to += 4;
+    from += 4;
+  }
+  if (count & 2) {
+    __builtin_memcpy(to, from, 2 * sizeof(T));
+    to += 2;
+    from += 2;
+  }
+  if (count & 1) *to = *from;
+}
+
+/// The first `count` < vf_size elements; the other lanes are `fill`. Reads nothing beyond them. (Not by
+/// vmaskmovps: qemu 7.2 reads all its lanes.)
 template <class T>
 inline vf load_first(const T* p, index count, float fill = 0) {
-  // Not as one loop with a choice: g++ makes a vmaskmovps of that, and qemu 7.2 reads all its lanes.
-  float lanes[vf_size];
-  broadcast(fill).store_unaligned(lanes);
-  for (index i = 0; i < count; ++i) lanes[i] = static_cast<float>(p[i]);
-  return load(lanes);
+  T lanes[vf_size] = {};
+  copy_first(lanes, p, count);
+  const vf value = load(lanes);
+  if (fill == 0) return value;
+  float filled[vf_size];
+  value.store_unaligned(filled);
+  for (index i = count; i < vf_size; ++i) filled[i] = fill;
+  return load(filled);
 }
 
 #endif
@@ -246,7 +266,7 @@ template <class T>
 inline void store_first(T* p, vf value, index count) {
   T lanes[vf_size];
   store(lanes, value);
-  for (index i = 0; i < count; ++i) p[i] = lanes[i];
+  copy_first(p, lanes, count);
 }
 
 #endif

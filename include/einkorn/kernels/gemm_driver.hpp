@@ -1,0 +1,399 @@
+/// The blocked GEMM driver, templated on a micro-kernel.
+///
+/// C is cut into tasks of rows x columns (gemm_blocking.hpp). For each block of depth a task takes mr rows of
+/// A after another (in place, or copied, converted, transposed: they are in L1 or L2 then) past all its
+/// panels of B, nr columns each, and calls the micro-kernel for one tile of C after another. B is streamed
+/// from where it is, L2 or L3, 5 bytes a cycle.
+///
+/// The depth blocks depend on the depth only; rows, columns and tasks may depend on caches and threads, since
+/// every element is summed in the same order wherever its tile begins: block by block, from zero in each.
+///
+/// A micro-kernel is a struct with
+///   element               of packed A and B; accumulator: float or std::int32_t
+///   mr, nr, lanes         the tile; C is stored in whole vectors of `lanes`
+///   k_group, k_step       elements that B interleaves per column (4 bytes); depth of packed operands is
+///                         rounded up to k_step with zeros
+///   flips_s8              A of s8 comes with 128 added, and panels of B end with nr compensations
+///   a_panels, converts    it honours a_step, and narrow, of gemm_tile_args
+///   session               constructed in every worker before its first tile (tile configuration)
+///   masks                 B in place and C may end at any column
+///   run(rows, cols, t)    acc(rows, cols) [+]= A B, see gemm_tile_args; rows <= mr, cols <= nr;
+///                         without masks, up to the next multiple of `lanes` columns
+/// gemm_amx.hpp reads A at any a_stride, and depths of any number of k-groups.
+#pragma once
+
+#include <algorithm>
+
+#include "gemm_blocking.hpp"
+#include "gemm_epilogue.hpp"
+#include "gemm_pack.hpp"
+#include "parallel.hpp"
+
+EINKORN_BEGIN_LEVEL
+
+template <class Kernel>
+class gemm_driver {
+ public:
+  using accumulator = typename Kernel::accumulator;
+
+  gemm_driver(const detail::gemm_args& args, const gemm_blocking<Kernel>& blocking,
+              const detail::gemm_pointers& pointers)
+      : g(args), cut(blocking), data(pointers) {}
+
+  /// memory: scratch_bytes() of the blocking.
+  void run(char* memory) {
+    if (cut.simple) return run_simple();
+    if (is_single()) {
+      const default_mxcsr environment;
+      [[maybe_unused]] const typename Kernel::session session;
+      multiply({0, 0, g.c.rows, 0, g.c.cols, 0, cut.blocks, sums_in(memory)},
+               static_cast<const char*>(g.packed), 0, cut.panel_count(g.c.cols), memory);
+      return;
+    }
+    const executor exec = cut.workers > 1 ? g.exec : serial_executor();
+    char* const workers = memory + cut.shared_bytes;
+    if (cut.b != gemm_b::shared) {
+      run_tasks(exec, workers, 0, g.batch, 0, g.c.cols, static_cast<const char*>(g.packed));
+      return;
+    }
+    const any_matrix b = with_data(g.b, data.b);
+    for (index batch = 0; batch < g.batch; ++batch) {
+      for (index col = 0; col < g.c.cols; col += cut.chunk_cols) {
+        const index cols = std::min(cut.chunk_cols, g.c.cols - col);
+        gemm_pack_panels(b, batch * g.batch_b, cut, col, cols, memory, exec);
+        run_tasks(exec, workers, batch, batch + 1, col, cols, memory);
+      }
+    }
+  }
+
+ private:
+  const detail::gemm_args& g;
+  const gemm_blocking<Kernel>& cut;
+  const detail::gemm_pointers data;
+
+  struct task_tile {
+    index batch, row, rows, col, cols;
+    index first_block, end_block;
+    accumulator* sums;
+  };
+
+  /// A small product whose operands all lie as the micro-kernel wants them.
+  void run_simple() {
+    const default_mxcsr environment;
+    [[maybe_unused]] const typename Kernel::session session;
+    gemm_tile_args<accumulator> t;
+    t.groups = cut.groups(0);
+    t.a_stride = cut.a_stride;
+    t.initial = nullptr;
+    t.acc_stride = g.c.stride;
+    t.accumulate = g.e.beta != 0;
+    t.narrow_type = g.c.type;
+    const bool in_place = cut.b == gemm_b::in_place;
+    t.b_stride = (in_place ? g.b.stride : Kernel::nr) * 4;
+    const index b_step = in_place ? Kernel::nr * 4 : cut.panel_bytes(0), c_size = size_of(g.c.type);
+    const index rows = g.c.rows, cols = g.c.cols;
+    for (index row = 0; row < rows; row += cut.tile_rows) {
+      t.a = static_cast<const char*>(data.a) + row * cut.a_stride;
+      t.b = static_cast<const char*>(in_place ? data.b : g.packed);
+      char* c = static_cast<char*>(data.c) + row * g.c.stride * c_size;
+      for (index col = 0; col < cols; col += Kernel::nr, c += Kernel::nr * c_size, t.b += b_step) {
+        t.acc = reinterpret_cast<accumulator*>(c);
+        t.narrow = cut.direct ? nullptr : c;
+        Kernel::run(static_cast<int>(std::min(cut.tile_rows, rows - row)),
+                    static_cast<int>(std::min<index>(Kernel::nr, cols - col)), t);
+      }
+    }
+  }
+
+  /// One task: no counter, no division.
+  bool is_single() const {
+    return cut.workers == 1 && g.batch == 1 && cut.b != gemm_b::shared && cut.task_rows >= g.c.rows &&
+           cut.own_cols >= g.c.cols;
+  }
+
+  /// Workers take tasks from a counter; each has scratch memory of its own. Where there are too few, each
+  /// block of depth is a task of its own: its sums go to memory, and are added up afterwards in the order of
+  /// the blocks.
+  void run_tasks(const executor& exec, char* scratch, index batch0, index batch1, index col0, index cols,
+                 const char* panels) {
+    const index row_tasks = cut.task_rows >= g.c.rows ? 1 : (g.c.rows + cut.task_rows - 1) / cut.task_rows;
+    const index col_tasks = cut.task_cols >= cols ? 1 : (cols + cut.task_cols - 1) / cut.task_cols;
+    const index parts = cut.split ? cut.blocks : 1;
+    const index tasks = (batch1 - batch0) * row_tasks * col_tasks;
+    char* const parts_memory = scratch + cut.workers * cut.worker_bytes;
+    const auto tile_of = [&](index task) {
+      const index batch = task / (row_tasks * col_tasks), place = task - batch * row_tasks * col_tasks;
+      const index row = place / col_tasks * cut.task_rows, col = place % col_tasks * cut.task_cols;
+      return task_tile{batch0 + batch,
+                       row,
+                       std::min(cut.task_rows, g.c.rows - row),
+                       col0 + col,
+                       std::min(cut.task_cols, cols - col),
+                       0,
+                       cut.blocks,
+                       nullptr};
+    };
+    index next = 0;
+    parallel_for(exec, std::min(cut.workers, tasks * parts), [&](index worker) {
+      [[maybe_unused]] const typename Kernel::session session;
+      char* const own = scratch + worker * cut.worker_bytes;
+      for (;;) {
+        const index part = cut.workers == 1 ? next++ : __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
+        if (part >= tasks * parts) return;
+        task_tile tile = tile_of(part / parts);
+        tile.sums = sums_in(own);
+        if (cut.split) {
+          tile.first_block = part % parts;
+          tile.end_block = tile.first_block + 1;
+          tile.sums = reinterpret_cast<accumulator*>(parts_memory + part * cut.sums_bytes);
+        }
+        const index end = tile.col + tile.cols;
+        for (; tile.col < end; tile.col += cut.own_cols) {
+          tile.cols = std::min(cut.own_cols, end - tile.col);
+          multiply(tile, panels, (tile.col - col0) / Kernel::nr, cut.panel_count(cols), own);
+        }
+      }
+    });
+    if (!cut.split) return;
+    parallel_for(exec, std::min(cut.workers, tasks), [&](index worker) {
+      for (index task = worker; task < tasks; task += std::min(cut.workers, tasks))
+        add_parts(tile_of(task), parts_memory + task * parts * cut.sums_bytes);
+    });
+  }
+
+  accumulator* sums_in(char* scratch) const {
+    return reinterpret_cast<accumulator*>(scratch + cut.a_bytes + cut.b_bytes);
+  }
+
+  /// C from the sums of the blocks of depth, in the order in which one worker adds them.
+  void add_parts(const task_tile& tile, char* memory) {
+    const index panels = cut.panel_count(tile.cols), nr = Kernel::nr;
+    for (index row = 0; row < tile.rows; row += cut.tile_rows) {
+      const index rows = std::min(cut.tile_rows, tile.rows - row);
+      for (index col = 0; col < tile.cols; col += nr) {
+        const index cols = std::min(nr, tile.cols - col), at = sums_place(row, col, panels);
+        const auto part = [&](index block) {
+          return reinterpret_cast<accumulator*>(memory + block * cut.sums_bytes) + at;
+        };
+        if (cut.direct && is_whole(cols)) {
+          accumulator* const c = static_cast<accumulator*>(data.c) + c_offset(tile, row, col);
+          for (index block = 0; block < cut.blocks; ++block)
+            add_rows(c, g.c.stride, part(block), rows, cols, block > 0 || g.e.beta != 0);
+        } else {
+          for (index block = 1; block < cut.blocks; ++block)
+            add_rows(part(0), nr, part(block), rows, nr, true);
+          gemm_finish_tile(g, data.c, tile.batch, tile.row + row, rows, tile.col + col, cols, part(0), nr);
+        }
+      }
+    }
+  }
+
+  static void add_rows(accumulator* to, index stride, const accumulator* from, index rows, index cols,
+                       bool accumulate) {
+    for (index r = 0; r < rows; ++r)
+      for (index c = 0; c < cols; ++c) {
+        const accumulator x = from[r * Kernel::nr + c], before = accumulate ? to[r * stride + c] : 0;
+        if constexpr (std::is_same_v<accumulator, float>)
+          to[r * stride + c] = accumulate ? before + x : x;
+        else  // wraps
+          to[r * stride + c] =
+              static_cast<accumulator>(static_cast<std::uint32_t>(before) + static_cast<std::uint32_t>(x));
+      }
+  }
+
+  static bool is_whole(index cols) { return Kernel::masks || cols % Kernel::lanes == 0; }
+  index c_offset(const task_tile& tile, index row, index col) const {
+    return tile.batch * g.batch_c + (tile.row + row) * g.c.stride + tile.col + col;
+  }
+
+  /// What multiply() is at: a block of depth, and the rows [pass, pass_end) of the task whose A is at hand.
+  struct position {
+    index block, k, depth, panel_bytes;
+    const char* ready;  // the block's packed B, or null
+    index pass, pass_end;
+  };
+
+  /// panels: packed B, or null; each depth block has panels_in_block, of which the tile's first is
+  /// first_panel.
+  void multiply(const task_tile& tile, const char* panels, index first_panel, index panels_in_block,
+                char* scratch) {
+    if constexpr (!std::is_void_v<typename Kernel::instruction>)
+      if (cut.b == gemm_b::dots || cut.b == gemm_b::rows) return multiply_few_rows(tile, scratch);
+    const index col_panels = cut.panel_count(tile.cols);
+    const any_matrix a = with_data(g.a, data.a);
+    gemm_tile_args<accumulator> t;
+    t.a_step = cut.a_step;
+    t.a_stride = cut.a_stride;
+    for (index block = tile.first_block; block < tile.end_block; ++block) {
+      position at{};
+      at.block = block;
+      at.k = block * cut.block_depth;
+      at.depth = std::min(cut.block_depth, g.a.cols - at.k);
+      at.panel_bytes = cut.panel_bytes(block);
+      if (panels != nullptr)
+        at.ready = panels + block * cut.panel_bytes(0) * panels_in_block + first_panel * at.panel_bytes;
+      t.groups = cut.groups(block);
+      for (at.pass = 0; at.pass < tile.rows; at.pass += cut.pass_rows) {
+        at.pass_end = std::min(at.pass + cut.pass_rows, tile.rows);
+        if (cut.a == gemm_a::panels)
+          gemm_pack_row_panels<Kernel>(a, tile.batch * g.batch_a, tile.row + at.pass, at.pass_end - at.pass,
+                                       at.k, at.depth, scratch, cut.tile_rows, cut.a_step);
+        else if (cut.a == gemm_a::rows)
+          gemm_pack_rows<Kernel>(a, tile.batch * g.batch_a, tile.row + at.pass, at.pass_end - at.pass, at.k,
+                                 at.depth, scratch, cut.a_stride);
+        for (index row = at.pass; row < at.pass_end; row += cut.tile_rows) {
+          index panel = 0;
+          for (; cut.wide && (panel + gemm_wide_panels) * Kernel::nr <= tile.cols; panel += gemm_wide_panels)
+            multiply_tile(tile, at, row, panel, col_panels, t, scratch, gemm_wide_panels);
+          for (; panel < col_panels; ++panel) multiply_tile(tile, at, row, panel, col_panels, t, scratch);
+        }
+      }
+    }
+  }
+
+  static any_matrix with_data(any_matrix m, const void* with) {
+    m.data = const_cast<void*>(with);
+    return m;
+  }
+
+  /// One tile of C, or `count` panels in one row: A and B from where they are.
+  void multiply_tile(const task_tile& tile, const position& at, index row, index panel, index col_panels,
+                     gemm_tile_args<accumulator>& t, char* scratch, index count = 1) {
+    const index rows = std::min(cut.tile_rows, at.pass_end - row);
+    const index col = panel * Kernel::nr, cols = std::min(count * Kernel::nr, tile.cols - col);
+    char* const packed_b = scratch + cut.a_bytes;
+    t.a = cut.a == gemm_a::in_place
+              ? static_cast<const char*>(data.a) +
+                    (tile.batch * g.batch_a + (tile.row + row) * g.a.stride + at.k) * size_of(g.a.type)
+          : cut.a == gemm_a::rows
+              ? scratch + (row - at.pass) * cut.a_stride
+              : scratch + (row - at.pass) / cut.tile_rows * gemm_a_panel_bytes(t.groups, cut.a_step);
+    t.b_stride = Kernel::nr * 4;
+    if (at.ready != nullptr) {
+      t.b = at.ready + panel * at.panel_bytes;
+    } else if (cut.b == gemm_b::in_place && is_whole(cols)) {
+      t.b = static_cast<const char*>(data.b) +
+            (tile.batch * g.batch_b + at.k * g.b.stride + tile.col + col) * size_of(g.b.type);
+      t.b_stride = g.b.stride * size_of(g.b.type);
+    } else {
+      char* const own = packed_b + (cut.keeps_b ? panel * at.panel_bytes : 0);
+      if (row == 0)
+        gemm_pack_columns<Kernel>(with_data(g.b, data.b), tile.batch * g.batch_b, tile.col + col, cols, at.k,
+                                  at.depth, own, at.panel_bytes);
+      t.b = own;
+    }
+    t.initial = compensation(t);
+    // A is read few times, from memory: each tile fetches a share of its next rows.
+    const bool fetches = cut.prefetches_a && row + cut.tile_rows < tile.rows;
+    const index share = fetches ? cut.tile_rows * cut.a_stride / col_panels : 0;
+    t.next_step = fetches ? std::max<index>(1, share / t.groups) : 0;
+    t.next = fetches ? t.a + cut.tile_rows * cut.a_stride + panel * share : t.b;
+    run_tile(tile, row, rows, col, cols, at.block, t,
+             cut.sums_stay ? tile.sums + sums_place(row, col, col_panels) : tile.sums);
+  }
+
+  static void prefetch_rows(const char* first, index pitch, index rows, index bytes) {
+    for (index r = 0; r < rows; ++r) {
+      __builtin_prefetch(first + r * pitch, 1);
+      __builtin_prefetch(first + r * pitch + bytes - 1, 1);
+    }
+  }
+
+  /// One tile (or 4 in one row): multiplied, and finished if this is the last block of depth.
+  void run_tile(const task_tile& tile, index row, index rows, index col, index cols, index block,
+                gemm_tile_args<accumulator>& t, accumulator* sums) {
+    const bool first = block == tile.first_block, whole = is_whole(cols) && !cut.split;
+    const bool last = block + 1 == cut.blocks && !cut.split;
+    char* const c = static_cast<char*>(data.c) + c_offset(tile, row, col) * size_of(g.c.type);
+    if (t.groups >= 16 && !cut.split) {  // C is needed a whole tile later: 1 to 4 % where it is not near
+      prefetch_rows(c, g.c.stride * size_of(g.c.type), rows, cols * size_of(g.c.type));
+      const any_matrix& pre = g.e.preactivation;
+      if (pre.data != nullptr) {
+        const index at = tile.batch * g.batch_preactivation + (tile.row + row) * pre.stride + tile.col + col;
+        prefetch_rows(gemm_address(pre, at), pre.stride * size_of(pre.type), rows, cols * size_of(pre.type));
+      }
+    }
+    t.narrow = nullptr;
+    if (whole && cut.direct) {
+      t.acc = reinterpret_cast<accumulator*>(c);
+      t.acc_stride = g.c.stride;
+      t.accumulate = !first || g.e.beta != 0;
+      run_kernel(rows, cols, t);
+      return;
+    }
+    if (whole && cut.converts && cols <= Kernel::nr) {
+      t.narrow = c;
+      t.narrow_type = g.c.type;
+      t.acc_stride = g.c.stride;
+      t.accumulate = false;
+      Kernel::run(static_cast<int>(rows), static_cast<int>(cols), t);
+      return;
+    }
+    t.acc = sums;
+    t.acc_stride = sums_stride(tile, cols);
+    t.accumulate = !first;
+    run_kernel(rows, cols, t);
+    if (last)
+      gemm_finish_tile(g, data.c, tile.batch, tile.row + row, rows, tile.col + col, cols, sums, t.acc_stride);
+  }
+
+  /// -128 times the column sums of a panel, where bytes of A were flipped.
+  const accumulator* compensation(const gemm_tile_args<accumulator>& t) const {
+    return Kernel::flips_s8 && g.a.type == dtype::s8
+               ? reinterpret_cast<const accumulator*>(t.b + t.groups * Kernel::nr * 4)
+               : nullptr;
+  }
+
+  // Sums of a task that stay: tile by tile, or as rows where 4 panels are one tile.
+  index sums_place(index row, index col, index col_panels) const {
+    return cut.wide ? col : row * col_panels * Kernel::nr + col * cut.tile_rows;
+  }
+  index sums_stride(const task_tile& tile, index cols) const {
+    if (!cut.wide) return Kernel::nr;
+    return cut.sums_stay ? cut.panel_count(tile.cols) * Kernel::nr : std::max<index>(cols, Kernel::nr);
+  }
+
+  void run_kernel(index rows, index cols, const gemm_tile_args<accumulator>& t) const {
+    if constexpr (Kernel::a_panels)
+      if (cols > Kernel::nr)
+        return gemm_wide<typename Kernel::instruction>(
+            rows, t, t.groups * Kernel::nr * 4 + (Kernel::flips_s8 ? Kernel::nr * 4 : 0));
+    Kernel::run(static_cast<int>(rows), static_cast<int>(cols), t);
+  }
+
+  /// Few rows of A, and B as it lies.
+  void multiply_few_rows(const task_tile& tile, char* scratch) {
+    using instruction = typename Kernel::instruction;
+    const any_matrix a = with_data(g.a, data.a), b = with_data(g.b, data.b);
+    accumulator* const sums = reinterpret_cast<accumulator*>(scratch + cut.a_bytes);
+    const index sums_stride = (tile.cols + 15) & ~index{15}, depth = g.a.cols;
+    const char* rows_of_a = scratch;
+    index rows = tile.rows;
+    if (cut.a == gemm_a::in_place) {
+      rows_of_a = gemm_address(a, tile.batch * g.batch_a);
+    } else {
+      gemm_pack_rows<Kernel>(a, tile.batch * g.batch_a, 0, rows, 0, depth, scratch, cut.a_stride);
+      if (Kernel::flips_s8 && a.type == dtype::s8)  // its products are what 128 more in each byte adds
+        __builtin_memset(scratch + rows++ * cut.a_stride, 0x80, static_cast<std::size_t>(cut.a_stride));
+    }
+    gemm_with_slice<Kernel>(
+        b, false, tile.batch * g.batch_b, 0, depth, tile.col, tile.cols, [&](const auto& slice) {
+          if (cut.b == gemm_b::dots)
+            gemm_dot_columns<instruction>(rows, depth, rows_of_a, cut.a_stride, slice.data, slice.stride,
+                                          tile.cols, sums, sums_stride);
+          else
+            gemm_sum_rows<instruction>(rows, depth, cut.block_depth, rows_of_a, cut.a_stride, slice.data,
+                                       slice.stride, tile.cols, sums, sums_stride, sums + rows * sums_stride);
+        });
+    if constexpr (std::is_same_v<accumulator, std::int32_t>) {
+      const accumulator* const extra = sums + tile.rows * sums_stride;
+      for (index r = 0; rows > tile.rows && r < tile.rows; ++r)
+        for (index c = 0; c < tile.cols; ++c)
+          sums[r * sums_stride + c] = static_cast<std::int32_t>(
+              static_cast<std::uint32_t>(sums[r * sums_stride + c]) - static_cast<std::uint32_t>(extra[c]));
+    }
+    gemm_finish_tile(g, data.c, tile.batch, 0, tile.rows, tile.col, tile.cols, sums, sums_stride);
+  }
+};
+
+EINKORN_END_LEVEL
