@@ -95,4 +95,19 @@ TEST_CASE("packed, batched and threaded products are the plain ones; one packed 
   });
 }
 
+TEST_CASE("deep products of few tasks are exact for any number of threads") {
+  on_each_level([](isa) {
+    random_numbers random(3);
+    for (const index rows : {2, 21}) {
+      const index cols = 15, depth = 20001;
+      const operand<std::int8_t> a(rows, depth, false, 0, random), b(depth, cols, false, 1, random);
+      guarded_matrix<std::int32_t> c(rows, cols);
+      with_thread_counts([&](const executor& exec) {
+        gemm(a.view, b.view, c.view(), {}, exec);
+        CHECK(count_different<int>(c, reference::gemm_int(a.view, b.view, c.const_view())) == 0);
+      });
+    }
+  });
+}
+
 }  // namespace test

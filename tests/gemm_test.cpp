@@ -108,6 +108,38 @@ TEST_CASE("the same bits for 1, 2, 3 and 7 threads, plain and packed, and with a
   });
 }
 
+TEST_CASE("deep products of few tasks: depth is split between threads, and the bits stay") {
+  on_each_level([](isa) {
+    for (const gemm_shape s : {gemm_shape{5, 13, 4500}, {20, 15, 9000}, {17, 64, 5000}, {3, 30, 9001}}) {
+      for (const layout& l : layouts) {
+        for (const float beta : {0.0f, 1.0f, 0.5f}) {
+          random_numbers random(12);
+          const operand<float> a(s.rows, s.depth, l.a, 0, random), b(s.depth, s.cols, l.b, 0, random);
+          const epilogue e{.beta = beta};
+          const auto fill = [&](guarded_matrix<float>& c) {
+            for (index i = 0; i < s.rows * s.cols; ++i) c.memory[i] = static_cast<float>(i % 7) - 3;
+          };
+          guarded_matrix<float> first(s.rows, s.cols), c(s.rows, s.cols);
+          fill(first);
+          const auto expected = reference::gemm(a.view, b.view, first.const_view(), e);
+          const auto same_for_all = [&](const auto& right) {
+            fill(first);
+            gemm(a.view, right, first.view(), e, serial_executor());
+            CHECK(count_wrong(first, expected.c, expected.magnitude, s.depth, {.extra = 1e-5}) == 0);
+            with_thread_counts([&](const executor& exec) {
+              fill(c);
+              gemm(a.view, right, c.view(), e, exec);
+              CHECK(same_bits(first.memory, c.memory));
+            });
+          };
+          same_for_all(b.view);
+          same_for_all(pack(b.view));
+        }
+      }
+    }
+  });
+}
+
 namespace {
 template <class T>
 void check_plans() {
