@@ -46,32 +46,36 @@ template <class Element, bool Along, class Source>
   }
 }
 
-/// Square block of words: group g0 + i of line w0 + j. `along`: out[j] holds line w0 + j, else out[i] holds
-/// group g0 + i. Beyond depth and width there are zeros.
-template <class Element, bool Along, class Source>
+/// use(words, whole) with a square block of words: group g0 + i of line w0 + j. `along`: words[j] holds line
+/// w0 + j, else words[i] holds group g0 + i. Beyond depth and width there are zeros. A whole block (whole is
+/// std::true_type) never leaves the registers.
+template <class Element, bool Along, class Source, class Use>
 [[gnu::always_inline]] inline void gemm_words(const gemm_slice<Source>& s, index g0, index w0,
-                                              vf (&out)[vf_size]) {
+                                              const Use& use) {
   constexpr int n = vf_size, group = 4 / static_cast<int>(sizeof(Element));
   const index k0 = g0 * group, depth = s.depth - k0, width = s.width - w0;
-  if (depth >= n * group && width >= n) {  // a whole block: nothing but registers
-    constexpr bool as_is = sizeof(Element) == sizeof(Source);
-    const Source* const from = s.data + (s.k_contiguous ? w0 * s.stride + k0 : k0 * s.stride + w0);
-    if (as_is && (s.k_contiguous ? !Along : Along && group == 1)) {
-      load_transposed(reinterpret_cast<const char*>(from), s.stride * static_cast<index>(sizeof(Source)),
-                      out);
-    } else {
-      if (s.k_contiguous) {
-        EINKORN_UNROLL
-        for (int i = 0; i < n; ++i) out[i] = words_along_k<Element>(from + i * s.stride);
-      } else {
-        EINKORN_UNROLL
-        for (int i = 0; i < n; ++i) out[i] = words_across<Element>(from + i * group * s.stride, s.stride);
-      }
-      if (s.k_contiguous != Along) transpose_words(out);
-    }
-  } else {
-    gemm_edge_words<Element, Along>(s, depth, width, k0, w0, out);
+  if (depth < n * group || width < n) {
+    vf words[n];
+    gemm_edge_words<Element, Along>(s, depth, width, k0, w0, words);
+    return use(words, std::false_type());
   }
+  vf words[n];
+  constexpr bool as_is = sizeof(Element) == sizeof(Source);
+  const Source* const from = s.data + (s.k_contiguous ? w0 * s.stride + k0 : k0 * s.stride + w0);
+  if (as_is && (s.k_contiguous ? !Along : Along && group == 1)) {
+    load_transposed(reinterpret_cast<const char*>(from), s.stride * static_cast<index>(sizeof(Source)),
+                    words);
+  } else {
+    if (s.k_contiguous) {
+      EINKORN_UNROLL
+      for (int i = 0; i < n; ++i) words[i] = words_along_k<Element>(from + i * s.stride);
+    } else {
+      EINKORN_UNROLL
+      for (int i = 0; i < n; ++i) words[i] = words_across<Element>(from + i * group * s.stride, s.stride);
+    }
+    if (s.k_contiguous != Along) transpose_words(words);
+  }
+  use(words, std::true_type());
 }
 
 /// visit(g, w) for the blocks of groups x width words, in the order of memory: neighbouring rows of an
@@ -97,18 +101,20 @@ inline void gemm_pack_b(const gemm_slice<Source>& s, char* out, index panel_byte
   gemm_each_block(
       s.k_contiguous, groups, width, [&](index g, index w) __attribute__((always_inline)) {
         float* const to = reinterpret_cast<float*>(out + w / nr * panel_bytes) + g * nr + w % nr;
-        vf block[n];
-        if (w < s.width) {
-          gemm_words<typename Kernel::element, false>(s, g, w, block);
-        } else {
-          for (int i = 0; i < n; ++i) block[i] = broadcast(0.0f);
+        const index rest = groups - g;
+        if (w >= s.width) {
+          for (index i = 0; i < rest && i < n; ++i) store(to + i * nr, broadcast(0.0f));
+          return;
         }
-        if (groups - g >= n) {
-          EINKORN_UNROLL
-          for (int i = 0; i < n; ++i) store(to + i * nr, block[i]);
-        } else {
-          for (index i = 0; i < groups - g; ++i) store(to + i * nr, block[i]);
-        }
+        gemm_words<typename Kernel::element, false>(
+            s, g, w, [&](const vf(&words)[n], auto whole) __attribute__((always_inline)) {
+              if constexpr (whole) {
+                EINKORN_UNROLL
+                for (int i = 0; i < n; ++i) store(to + i * nr, words[i]);
+              } else {
+                for (index i = 0; i < rest && i < n; ++i) store(to + i * nr, words[i]);
+              }
+            });
       });
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
   if constexpr (Kernel::flips_s8) {
@@ -170,23 +176,24 @@ inline void gemm_pack_a(const gemm_slice<Source>& s, char* out, index stride, [[
   const index groups = (s.depth + Kernel::k_group - 1) / Kernel::k_group;
   gemm_each_block(
       s.k_contiguous, groups, s.width, [&](index g, index w) __attribute__((always_inline)) {
-        vf block[n];
-        gemm_words<element, true>(s, g, w, block);
-#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
-        if constexpr (sizeof(Source) == 1) {
-          if (flip) {
-            EINKORN_UNROLL
-            for (int j = 0; j < n; ++j) block[j] = flip_bytes(block[j]);
-          }
-        }
-#endif
         char* const to = out + w * stride + g * 4;
-        if (s.width - w >= n) {
-          EINKORN_UNROLL
-          for (int j = 0; j < n; ++j) store(reinterpret_cast<float*>(to + j * stride), block[j]);
-        } else {
-          for (index j = 0; j < s.width - w; ++j) store(reinterpret_cast<float*>(to + j * stride), block[j]);
-        }
+        const auto put = [&](index j, vf words) __attribute__((always_inline)) {
+#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+          if constexpr (sizeof(Source) == 1)
+            if (flip) words = flip_bytes(words);
+#endif
+          store(reinterpret_cast<float*>(to + j * stride), words);
+        };
+        const index rows = s.width - w;
+        gemm_words<element, true>(
+            s, g, w, [&](const vf(&words)[n], auto whole) __attribute__((always_inline)) {
+              if constexpr (whole) {
+                EINKORN_UNROLL
+                for (int j = 0; j < n; ++j) put(j, words[j]);
+              } else {
+                for (index j = 0; j < rows && j < n; ++j) put(j, words[j]);
+              }
+            });
       });
 }
 
