@@ -130,11 +130,12 @@ struct gemm_blocking {
       b = gemm_b::dots;
       a = g.a.transposed || !reads_a || depth % run != 0 ? gemm_a::rows : gemm_a::in_place;
     } else if (!g.b.transposed && rows <= gemm_wide_rows && depth >= 16 &&
+               !(direct && blocks > 1 && g.e.beta != 0) &&  // C itself takes part in the order of the sums
                !std::is_void_v<typename Kernel::instruction>) {
       b = gemm_b::rows;
       if (a == gemm_a::panels) a = gemm_a::rows;
     } else if (!g.b.transposed && std::is_same_v<typename Kernel::element, float> && g.b.type == dtype::f32 &&
-               (rows <= 4 * mr || cols * depth * 4 <= g.machine.l2 / 4)) {
+               (rows <= (Kernel::masks ? 2 : 4) * mr || cols * depth * 4 <= g.machine.l2 / 4)) {
       b = gemm_b::in_place;
     } else {
       b = near ? gemm_b::own : gemm_b::shared;
