@@ -89,7 +89,9 @@ TEST_CASE("what the plan says is what the process has, with and without checkpoi
     CHECK(std::abs(grown - planned) <= 0.05 * planned);
     plans[checkpointing] = planned;
   }
-  CHECK(plans[1] < 0.9 * plans[0]);  // 0.84 with weights packed as bf16, 0.85 where a level widens them
+  // Levels without bf16 products keep packed weights as f32, in both plans.
+  const bool packs_bf16 = einkorn::active_isa() >= einkorn::isa::avx512_bf16;
+  CHECK(plans[1] < (packs_bf16 ? 0.85 : 0.855) * plans[0]);
 }
 
 TEST_CASE("the plan as text") {

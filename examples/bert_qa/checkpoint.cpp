@@ -60,8 +60,6 @@ void save_checkpoint(const fs::path& folder, const model_files& files, const par
 }
 
 std::optional<fs::path> latest_checkpoint(const fs::path& folder) {
-  std::error_code problem;
-  if (!fs::is_directory(folder, problem)) return std::nullopt;
   const auto all = checkpoints_in(folder);
   if (all.empty()) return std::nullopt;
   return all.back().second;

@@ -21,7 +21,7 @@ void save_checkpoint(const std::filesystem::path& folder, const model_files& fil
                      const parameter_table& parameters, trainer& training, const trainer_state& state,
                      std::optional<std::int64_t> keep);
 
-/// The latest checkpoint in a folder, if it has one.
+/// The latest checkpoint in a folder that exists, if it has one.
 std::optional<std::filesystem::path> latest_checkpoint(const std::filesystem::path& folder);
 
 /// Puts a checkpoint's weights, moments and counters in the place of the trainer's, all or none: a missing or

@@ -176,10 +176,11 @@ struct gemm_blocking {
     split = workers > row_tasks * col_tasks && blocks > 1 && g.batch == 1 && b != gemm_b::dots &&
             b != gemm_b::rows && chunk_cols >= cols && own_cols >= task_cols &&
             parts_bytes <= std::max(g.machine.l2, g.machine.l3 / 2);
-    if (!split) parts_bytes = 0;
     if (split) {
       sums_stay = true;
       wide = false;
+    } else {
+      parts_bytes = 0;
     }
   }
 

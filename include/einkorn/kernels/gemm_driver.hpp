@@ -181,7 +181,7 @@ class gemm_driver {
             add_rows(c, g.c.stride, part(block), rows, cols, block > 0 || g.e.beta != 0);
         } else {
           for (index block = 1; block < cut.blocks; ++block)
-            add_rows(part(0), nr, part(block), rows, nr, true);
+            add_rows(part(0), nr, part(block), rows, cols, true);
           gemm_finish_tile(g, data.c, tile.batch, tile.row + row, rows, tile.col + col, cols, part(0), nr);
         }
       }

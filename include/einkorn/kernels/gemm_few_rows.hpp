@@ -2,13 +2,10 @@
 ///
 ///   B transposed, as it lies   a column of B is a run of memory: dot products, 4 columns x up to 4 rows at a
 ///                              time. Lanes run along the depth, so bits differ from those of the tiles.
-///   B as it lies               some rows of B at a time, from end to end: sums in L1 meet them. The same
-///   order
-///                              of sums as the tiles', whose walk down a panel would take a page for each
-///                              row.
+///   B as it lies               some rows of B at a time, from end to end, added to sums in L1. The order of
+///                              sums is the tiles', whose walk down a panel would open a page a row.
 ///   B packed                   4 panels at a time: one panel for one row would wait for its own sums. The
-///   same
-///                              order of sums as the tiles'.
+///                              order of sums is the tiles'.
 #pragma once
 
 #include "gemm_words.hpp"

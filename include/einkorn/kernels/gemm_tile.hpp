@@ -135,26 +135,26 @@ struct gemm_tile {
       if (Rows > 5) __asm__("" : "+r"(a1));
       if (Rows > 10) __asm__("" : "+r"(a2));
     };
+    const auto fetch_next = [&](index bytes) __attribute__((always_inline)) {
+      __builtin_prefetch(next, 0, 2);
+      next += bytes;
+    };
+    const auto two_steps = [&]() __attribute__((always_inline)) {
+      fetch_next(next_step);
+      step();
+      forget();
+      step();
+      forget();
+    };
     index g = t.groups;
     if constexpr (Rows * Vectors <= 12) {  // few multiply-adds a step: what else is in the loop counts
       for (; g >= 4; g -= 4) {
-        __builtin_prefetch(next, 0, 2);
-        next += next_step;
-        step();
-        forget();
-        step();
-        forget();
-        __builtin_prefetch(next, 0, 2);
-        next += next_step;
-        step();
-        forget();
-        step();
-        forget();
+        two_steps();
+        two_steps();
       }
     }
     for (; g > 0; --g) {
-      __builtin_prefetch(next, 0, 2);
-      next += t.next_step;
+      fetch_next(t.next_step);
       step();
     }
     if constexpr (std::is_same_v<accumulator, float>) {

@@ -136,8 +136,7 @@ inline vf words_across_first(const Source* p, index stride, index rows, index wi
 
 #if EINKORN_LEVEL_AT_LEAST_AVX2
 /// 4 x 4 words in each 128 bits.
-template <class Vector>
-[[gnu::always_inline]] inline void transpose_quarters(Vector r0, Vector r1, Vector r2, Vector r3, vf* x) {
+[[gnu::always_inline]] inline void transpose_quarters(vf r0, vf r1, vf r2, vf r3, vf* x) {
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
   const __m512 a = _mm512_unpacklo_ps(r0, r1), b = _mm512_unpackhi_ps(r0, r1);
   const __m512 c = _mm512_unpacklo_ps(r2, r3), d = _mm512_unpackhi_ps(r2, r3);
