@@ -114,8 +114,8 @@ inline void backward_task(const detail::attention_backward_args& args, const att
   for (const any_matrix& m : {dk, dv}) zero_rows(part(m, keys, 0, queries - keys, width));
   if (keys == 0) return zero_rows(dq);
 
-  scratch_parts counted;
-  backward_memory<Kernel>(counted, queries, keys, width);
+  scratch_parts counted;  // for as many keys as there are rows: the next batch of this shape needs no more
+  backward_memory<Kernel>(counted, queries, queries, width);
   scratch_parts parts(static_cast<char*>(args.scratch(counted.bytes())));
   const backward_memory<Kernel> m(parts, queries, keys, width);
   [[maybe_unused]] const typename Kernel::session session;

@@ -85,8 +85,8 @@ inline void forward_task(const detail::attention_args& args, const attention_tas
     for (index i = 0; i < place.rows; ++i) lse[i] = -__builtin_inff();
     return zero_rows(out);
   }
-  scratch_parts counted;
-  forward_memory<Kernel>(counted, place.rows, keys, width);
+  scratch_parts counted;  // for as many keys as there are rows: the next batch of this shape needs no more
+  forward_memory<Kernel>(counted, place.rows, place.s.rows, width);
   scratch_parts parts(static_cast<char*>(args.scratch(counted.bytes())));
   const forward_memory<Kernel> m(parts, place.rows, keys, width);
   [[maybe_unused]] const typename Kernel::session session;
