@@ -69,10 +69,10 @@ inline vf horner(vf x, const float (&c)[Count]) {
   return sum;
 }
 
-/// A function of a in [0, 15 / scale] (the caller clamps) as 16 polynomials in u = a * scale - i, where
-/// i = round(a * scale) and |u| <= 1/2. AVX-512 looks a row of coefficients up with one vpermps each.
-template <int Count>
-inline vf piecewise(vf a, float scale, const float (&c)[Count][16]) {
+/// A function of a in [0, (Pieces - 1) / scale] (the caller clamps) as polynomials in u = a * scale - i, where
+/// i = round(a * scale) and |u| <= 1/2. AVX-512 and AVX2 look a row of coefficients up with one vpermps.
+template <int Count, int Pieces>
+inline vf piecewise(vf a, float scale, const float (&c)[Count][Pieces]) {
   // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
   const vf shifter = broadcast(12582912.0f);
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
@@ -86,10 +86,11 @@ inline vf piecewise(vf a, float scale, const float (&c)[Count][16]) {
   const vf shifted = fma(a, broadcast(scale), shifter);
   const vf u = _mm256_fmsub_ps(a, broadcast(scale), shifted - shifter);
   const __m256i piece = _mm256_castps_si256(shifted);
-  const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(piece, 28));  // sign bit: pieces 8 to 15
   const auto row = [&](const float* values) -> vf {
-    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(_mm256_loadu_ps(values), piece),
-                            _mm256_permutevar8x32_ps(_mm256_loadu_ps(values + 8), piece), upper);
+    __m256 all = _mm256_loadu_ps(values);
+    // Zen takes one vpermps a cycle from registers, one in two cycles from memory.
+    asm("" : "+x"(all));
+    return _mm256_permutevar8x32_ps(all, piece);
   };
   vf sum = row(c[Count - 1]);
   for (int k = Count - 2; k >= 0; --k) sum = fma(sum, u, row(c[k]));
@@ -238,7 +239,7 @@ inline vf tanh(vf x) {
 
 // With a = |x| and Q(a) = Phi(-a), the Gaussian tail, x * Phi(x) = max(x, 0) - a * Q(a): accurate on both
 // sides, where 0.5 * x * (1 + erf(x / sqrt(2))) cancels for negative x. Q is one piecewise polynomial,
-// 0 from a = 6 on, where a * Q(a) < 6e-9. AVX-512: 18 instructions.
+// 0 from its last point on (a = 6 or 7), where a * Q(a) < 6e-9. AVX-512: 18 instructions.
 
 /// x * Phi(x), the GELU with erf. gelu(-infinity) = -0.
 inline vf gelu(vf x) {
