@@ -37,13 +37,17 @@ inline void dropout_block(const detail::dropout_args& a, index first, index last
     // The generator binds where results are narrow, and streaming them costs 5 to 10 % then.
     const bool past_caches = a.streams && (sizeof(Y) == 4 || !rows.drops()) && can_stream(y);
     if (!rows.drops()) {
-      for_vectors(n, [&](index i, const auto& lanes) { lanes(y + i, lanes(x + i), past_caches); });
+      write_row(
+          y, n, past_caches, [&](index i, const auto& lanes) __attribute__((always_inline)) {
+            return lanes(x + i);
+          });
       continue;
     }
     for_masked_chunks(rows, r, n, [&](index col, index count, const auto& factor) {
-      for_vectors(count, [&](index i, const auto& lanes) {
-        lanes(y + col + i, lanes(x + col + i) * factor(i), past_caches);
-      });
+      write_row(
+          y + col, count, past_caches, [&](index i, const auto& lanes) __attribute__((always_inline)) {
+            return lanes(x + col + i) * factor(i);
+          });
     });
   }
   if (a.streams) streaming_done();
@@ -92,10 +96,10 @@ inline void fused_block(const detail::dropout_residual_layernorm_args& a, index 
     const output_row<Y, Narrow> out(a.y, a.narrow, r, a.streams_y, a.streams_narrow);
     const vf mean = broadcast(m.mean), rstd = broadcast(m.rstd);
     const float *gamma = a.gamma, *beta = a.beta;
-    for_vectors(n, [&](index i, const auto& lanes) {
+    out.write(0, n, [&](index i, const auto& lanes) {
       const vf value = lanes(kept + i);
       if (sum_past_caches) lanes(sum + i, value, true);
-      out.put(i, lanes, fma((value - mean) * rstd, lanes(gamma + i), lanes(beta + i)));
+      return fma((value - mean) * rstd, lanes(gamma + i), lanes(beta + i));
     });
   }
   if (a.streams_sum || a.streams_y || a.streams_narrow) streaming_done();
@@ -129,11 +133,12 @@ inline void fused_backward_block(const detail::dropout_residual_layernorm_backwa
     const bool dx_past_caches = a.streams_dx && can_stream(dx);
     const bool dresidual_past_caches = a.streams_dresidual && can_stream(dresidual);
     const auto write = [&](index col, index count, const auto& factor) {
-      for_vectors(count, [&](index i, const auto& lanes) {
-        const vf value = gradient(col + i, lanes);
-        lanes(dx + col + i, value * factor(i), dx_past_caches);
-        if (dresidual != nullptr) lanes(dresidual + col + i, value, dresidual_past_caches);
-      });
+      write_row(
+          dx + col, count, dx_past_caches, [&](index i, const auto& lanes) __attribute__((always_inline)) {
+            const vf value = gradient(col + i, lanes);
+            if (dresidual != nullptr) lanes(dresidual + col + i, value, dresidual_past_caches);
+            return value * factor(i);
+          });
     };
     if (rows.drops()) {
       for_masked_chunks(rows, r, n, write);

@@ -46,10 +46,6 @@ inline void put(any_row row, vf value, bool past_caches) {
 inline bool can_stream(any_row row) { return can_stream(row.data); }
 // A mixture of types keeps its order.
 inline two_vectors load_two(any_row row) { return {load(row), load(row + vf_size)}; }
-inline void put_two(any_row row, two_vectors v, bool past_caches) {
-  put(row, v.first, past_caches);
-  put(row + vf_size, v.second, past_caches);
-}
 
 /// The rows of a plain matrix as T*, or as any_row.
 template <class T>

@@ -29,11 +29,11 @@ inline void forward_block(const detail::embedding_layernorm_dropout_args& a, ind
     const vf mean = broadcast(m.mean), rstd = broadcast(m.rstd);
     const float *gamma = a.gamma, *beta = a.beta;
     const auto write = [&](index col, index count, const auto& factor) {
-      for_vectors(count, [&](index k, const auto& lanes) {
+      y.write(col, count, [&](index k, const auto& lanes) {
         const index i = col + k;
         const vf value = lanes(kept + i);
         if (sum_past_caches) lanes(sum + i, value, true);
-        y.put(i, lanes, fma((value - mean) * rstd, lanes(gamma + i), lanes(beta + i)) * factor(k));
+        return fma((value - mean) * rstd, lanes(gamma + i), lanes(beta + i)) * factor(k);
       });
     };
     if (rows.drops()) {

@@ -17,9 +17,10 @@ inline void forward_block(const detail::layernorm_args& a, index first, index la
     const output_row<Y, Narrow> out(a.y, a.narrow, r, a.streams_y, a.streams_narrow);
     const vf mean = broadcast(m.mean), rstd = broadcast(m.rstd);
     const float *gamma = a.gamma, *beta = a.beta;
-    for_vectors(n, [&](index i, const auto& lanes) {
-      out.put(i, lanes, fma((lanes(x + i) - mean) * rstd, lanes(gamma + i), lanes(beta + i)));
-    });
+    out.write(
+        0, n, [&](index i, const auto& lanes) __attribute__((always_inline)) {
+          return fma((lanes(x + i) - mean) * rstd, lanes(gamma + i), lanes(beta + i));
+        });
   }
   if (a.streams_y || a.streams_narrow) streaming_done();
 }
@@ -33,7 +34,7 @@ inline void backward_row(const detail::layernorm_backward_args& a, const block_m
   const gradient_formula<D, X> gradient(d, x, a.gamma, n, m, sums);
   Out* dx = row_of<Out>(a.dx, row);
   const bool past_caches = a.streams && can_stream(dx);
-  for_vectors(n, [&](index i, const auto& lanes) { lanes(dx + i, gradient(i, lanes), past_caches); });
+  write_row(dx, n, past_caches, gradient);
 }
 
 template <class T>

@@ -48,10 +48,18 @@ struct output_row {
       narrow_past_caches = streams_narrow && can_stream(narrow);
     }
   }
-  template <class Lanes>
-  void put(index i, const Lanes& lanes, vf value) const {
-    lanes(y + i, value, y_past_caches);
-    if constexpr (!std::is_void_v<Narrow>) lanes(narrow + i, value, narrow_past_caches);
+  /// The columns [first, first + count) of both: value(i, all_lanes) with i from 0 on.
+  template <class Value>
+  void write(index first, index count, const Value& value) const {
+    if constexpr (std::is_void_v<Narrow>) {
+      write_row(y + first, count, y_past_caches, value);
+    } else {
+      for_vectors(count, [&](index i, const auto& lanes) {
+        const vf v = value(i, lanes);
+        lanes(y + first + i, v, y_past_caches);
+        lanes(narrow + first + i, v, narrow_past_caches);
+      });
+    }
   }
 };
 
@@ -119,7 +127,7 @@ struct gradient_formula {
         shift(broadcast(m.rstd * (sums.g / static_cast<float>(n)))),
         slope(broadcast(m.rstd * m.rstd * (m.rstd * (sums.gx / static_cast<float>(n))))) {}
   template <class Lanes>
-  vf operator()(index i, const Lanes& lanes) const {
+  [[gnu::always_inline]] vf operator()(index i, const Lanes& lanes) const {
     const vf rest = fma(lanes(x + i) - mean, slope, shift);
     return fma(lanes(d + i) * lanes(gamma + i), rstd, broadcast(0.0f) - rest);
   }

@@ -82,29 +82,29 @@ inline void for_vectors(index n, four_sums& sums, const Body& body, const Last& 
 }
 
 /// body(i, all_lanes) over [0, n): all_lanes(p) loads and all_lanes(p, v) stores a whole vector, or what is
-/// left of the row in the last call.
+/// left of the row in the last call. p is a pointer, or another row that has load and store.
 struct whole_vector {
-  template <class T>
-  vf operator()(const T* p) const {
+  template <class P>
+  vf operator()(P p) const {
     return load(p);
   }
-  template <class T>
-  void operator()(T* p, vf value) const {
+  template <class P>
+  void operator()(P p, vf value) const {
     store(p, value);
   }
-  template <class T>
-  void operator()(T* p, vf value, bool past_caches) const {
+  template <class P>
+  void operator()(P p, vf value, bool past_caches) const {
     put(p, value, past_caches);
   }
 };
 struct part_of_vector {
   index count;
-  template <class T>
-  vf operator()(const T* p) const {
+  template <class P>
+  vf operator()(P p) const {
     return load_first(p, count);
   }
-  template <class T>
-  void operator()(T* p, vf value, bool /*past_caches*/ = false) const {
+  template <class P>
+  void operator()(P p, vf value, bool /*past_caches*/ = false) const {
     store_first(p, value, count);
   }
 };
@@ -113,6 +113,21 @@ inline void for_vectors(index n, const Body& body) {
   index i = 0;
   for (; i + vf_size <= n; i += vf_size) body(i, whole_vector{});
   if (i < n) body(i, part_of_vector{n - i});
+}
+
+/// y[i] = value(i, all_lanes) over [0, n); bf16 two vectors at a time, rounded and stored together. `value`
+/// is called in four places: what is more than a few instructions says always_inline.
+template <class P, class Value>
+[[gnu::always_inline]] inline void write_row(P y, index n, bool past_caches, const Value& value) {
+  index i = 0;
+  if constexpr (std::is_same_v<P, bf16*>) {
+    for (; i + 2 * vf_size <= n; i += 2 * vf_size) {
+      const vf first = value(i, whole_vector{}), second = value(i + vf_size, whole_vector{});
+      put_in_order(y + i, {first, second}, past_caches);
+    }
+  }
+  for (; i + vf_size <= n; i += vf_size) put(y + i, value(i, whole_vector{}), past_caches);
+  if (i < n) store_first(y + i, value(i, part_of_vector{n - i}), n - i);
 }
 
 EINKORN_END_LEVEL

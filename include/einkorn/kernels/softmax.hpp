@@ -2,8 +2,8 @@
 #pragma once
 
 #include "../detail/softmax_args.hpp"
+#include "elements.hpp"
 #include "math.hpp"
-#include "rows.hpp"
 
 EINKORN_BEGIN_LEVEL
 
@@ -24,10 +24,12 @@ inline vf where_equal(vf a, float key, vf b, vf c) {
 #endif
 }
 
-/// v = scale * x, and v - maximum for the exponential.
+/// v = scale * x, and v - maximum for the exponential; two() and two_below() of two vectors in load_two's
+/// order.
 template <class X>
 struct unmasked_row {
-  const X* x;
+  static constexpr bool any_order = true;
+  X x;
   vf scale;
   template <class Lanes>
   vf value(index i, const Lanes& lanes) const {
@@ -37,11 +39,20 @@ struct unmasked_row {
   vf below(vf maximum, index i, const Lanes& lanes) const {
     return math::product_minus(lanes(x + i), scale, maximum);
   }
+  two_vectors two(index i) const {
+    const two_vectors v = load_two(x + i);
+    return {v.first * scale, v.second * scale};
+  }
+  two_vectors two_below(vf maximum, index i) const {
+    const two_vectors v = load_two(x + i);
+    return {math::product_minus(v.first, scale, maximum), math::product_minus(v.second, scale, maximum)};
+  }
 };
 /// scale * x + mask; where the mask is -infinity x does not count, whatever it is.
 template <class X>
 struct masked_row {
-  const X* x;
+  static constexpr bool any_order = false;  // the mask is f32, x may be bf16
+  X x;
   const float* mask;
   vf scale;
   template <class Lanes>
@@ -53,6 +64,11 @@ struct masked_row {
   vf below(vf maximum, index i, const Lanes& lanes) const {
     return value(i, lanes) - maximum;
   }
+  two_vectors two(index i) const { return {value(i, whole_vector{}), value(i + vf_size, whole_vector{})}; }
+  two_vectors two_below(vf maximum, index i) const {
+    const two_vectors v = two(i);
+    return {v.first - maximum, v.second - maximum};
+  }
 };
 
 /// max that keeps a NaN of neither operand out for good is not needed: a NaN makes the sum of exp NaN.
@@ -62,10 +78,11 @@ inline float row_max(const Row& row, index n) {
   for (vf& p : part) p = broadcast(-INFINITY);
   index i = 0;
   for (; i + 4 * vf_size <= n; i += 4 * vf_size) {
-    part[0] = max(part[0], row.value(i, whole_vector{}));
-    part[1] = max(part[1], row.value(i + vf_size, whole_vector{}));
-    part[2] = max(part[2], row.value(i + 2 * vf_size, whole_vector{}));
-    part[3] = max(part[3], row.value(i + 3 * vf_size, whole_vector{}));
+    const two_vectors v = row.two(i), w = row.two(i + 2 * vf_size);
+    part[0] = max(part[0], v.first);
+    part[1] = max(part[1], v.second);
+    part[2] = max(part[2], w.first);
+    part[3] = max(part[3], w.second);
   }
   for (; i + vf_size <= n; i += vf_size) part[0] = max(part[0], row.value(i, whole_vector{}));
   if (i < n) {
@@ -79,7 +96,7 @@ inline float row_max(const Row& row, index n) {
 
 /// y[0, n) = softmax; the log-sum-exp goes to *lse where that is not null.
 template <class Row, class Y>
-inline void softmax_row(const Row& row, Y* y, index n, float* lse, bool past_caches) {
+inline void softmax_row(const Row& row, Y y, index n, float* lse, bool past_caches) {
   const float found = row_max(row, n);
   // With nothing left the maximum is -infinity; 0 in its place makes every exp 0, or NaN where a NaN is.
   const float maximum = found == -INFINITY ? 0.0f : found;
@@ -87,69 +104,101 @@ inline void softmax_row(const Row& row, Y* y, index n, float* lse, bool past_cac
   alignas(64) float exps[buffered_cols];
   const bool stored = n <= buffered_cols;
   four_sums sums;
+  index paired = 0;  // up to here the exps stand in the order of row.two()
+  for (; paired + 4 * vf_size <= n; paired += 4 * vf_size) {
+    const auto add = [&](index i, vf& first_sum, vf& second_sum) {
+      const two_vectors v = row.two_below(shift, i);
+      const vf first = exp2(v.first * log2_e), second = exp2(v.second * log2_e);
+      if (stored) {
+        store(exps + i, first);
+        store(exps + i + vf_size, second);
+      }
+      first_sum += first;
+      second_sum += second;
+    };
+    add(paired, sums.part[0], sums.part[1]);
+    add(paired + 2 * vf_size, sums.part[2], sums.part[3]);
+  }
   for_vectors(
-      n, sums,
-      [&](index i, vf& sum) {
-        const vf e = exp2(row.below(shift, i, whole_vector{}) * log2_e);
-        if (stored) store(exps + i, e);
+      n - paired, sums,
+      [&](index k, vf& sum) {
+        const vf e = exp2(row.below(shift, paired + k, whole_vector{}) * log2_e);
+        if (stored) store(exps + paired + k, e);
         sum += e;
       },
-      [&](index i, index count, vf& sum) {
-        const vf e = exp2(row.below(shift, i, part_of_vector{count}) * log2_e);
+      [&](index k, index count, vf& sum) {
+        const vf e = exp2(row.below(shift, paired + k, part_of_vector{count}) * log2_e);
         float lanes[vf_size];
         store(lanes, e);
-        if (stored) store_first(exps + i, e, count);
+        if (stored) store_first(exps + paired + k, e, count);
         sum += load_first(lanes, count);
       });
   const float total = sums.total();
   const vf factor = broadcast(total == 0 ? 0.0f : 1 / total);
   if (stored) {
-    for_vectors(n, [&](index i, const auto& lanes) { lanes(y + i, lanes(exps + i) * factor, past_caches); });
+    for (index i = 0; i < paired; i += 2 * vf_size) {
+      const two_vectors v{load(exps + i) * factor, load(exps + i + vf_size) * factor};
+      if constexpr (Row::any_order) {
+        put_two(y + i, v, past_caches);
+      } else {
+        put_in_order(y + i, v, past_caches);
+      }
+    }
+    write_row(
+        y + paired, n - paired, past_caches, [&](index k, const auto& lanes) __attribute__((always_inline)) {
+          return lanes(exps + paired + k) * factor;
+        });
   } else {
-    for_vectors(n, [&](index i, const auto& lanes) {
-      lanes(y + i, exp2(row.below(shift, i, lanes) * log2_e) * factor, past_caches);
-    });
+    write_row(
+        y, n, past_caches, [&](index i, const auto& lanes) __attribute__((always_inline)) {
+          return exp2(row.below(shift, i, lanes) * log2_e) * factor;
+        });
   }
   if (lse != nullptr) *lse = total == 0 ? -INFINITY : maximum + first_lane(log(broadcast(total)));
 }
 
-template <class Y>
-inline void fill_zero(Y* y, index first, index last) {
-  for (index i = first; i < last; ++i) y[i] = Y{};
+}  // namespace softmax_rows
+
+inline void softmax(const detail::softmax_args& a) {
+  using namespace softmax_rows;
+  with_rows(
+      [&](auto x, auto y) {
+        parallel_rows(a.exec, a.x.rows, a.x.cols, [&](index first, index last) {
+          for (index r = first; r < last; ++r) {
+            const auto in = x.at(r, 0);
+            const auto out = y.at(r, 0);
+            const index n = a.lengths != nullptr ? a.lengths[r] : a.x.cols;
+            const bool past_caches = a.streams && can_stream(out);
+            float* lse = a.lse != nullptr ? a.lse + r : nullptr;
+            const vf scale = broadcast(a.scale);
+            if (a.mask) {
+              const float* mask = row_of<const float>(a.mask, a.mask.rows == 1 ? 0 : r);
+              softmax_row(masked_row<decltype(x.at(r, 0))>{in, mask, scale}, out, n, lse, past_caches);
+            } else {
+              softmax_row(unmasked_row<decltype(x.at(r, 0))>{in, scale}, out, n, lse, past_caches);
+            }
+            for_vectors(a.x.cols - n,
+                        [&](index i, const auto& lanes) { lanes(out + n + i, broadcast(0.0f)); });
+          }
+          if (a.streams) streaming_done();
+        });
+      },
+      a.x, a.y);
 }
 
-template <class X, class Y>
-inline void softmax_block(const detail::softmax_args& a, index first, index last) {
-  for (index r = first; r < last; ++r) {
-    const X* x = row_of<const X>(a.x, r);
-    Y* y = row_of<Y>(a.y, r);
-    const index n = a.lengths != nullptr ? a.lengths[r] : a.x.cols;
-    const bool past_caches = a.streams && can_stream(y);
-    float* lse = a.lse != nullptr ? a.lse + r : nullptr;
-    if (a.mask) {
-      const float* mask = row_of<const float>(a.mask, a.mask.rows == 1 ? 0 : r);
-      softmax_row(masked_row<X>{x, mask, broadcast(a.scale)}, y, n, lse, past_caches);
-    } else {
-      softmax_row(unmasked_row<X>{x, broadcast(a.scale)}, y, n, lse, past_caches);
-    }
-    fill_zero(y, n, a.x.cols);
-  }
-  if (a.streams) streaming_done();
-}
-
-template <class Y, class G, class D>
-inline void softmax_backward_block(const detail::softmax_backward_args& a, index first, index last) {
+inline void softmax_backward(const detail::softmax_backward_args& a) {
+  using softmax_rows::where_equal;
   const vf zero = broadcast(0.0f), scale = broadcast(a.scale);
   const index n = a.y.cols;
-  for (index r = first; r < last; ++r) {
-    const Y* y = row_of<const Y>(a.y, r);
-    const G* dy = row_of<const G>(a.dy, r);
-    D* dx = row_of<D>(a.dx, r);
-    const bool past_caches = a.streams && can_stream(dx);
-    four_sums sums;
-    const auto add = [&](vf p, vf g, vf& sum) { sum += where_equal(p, 0.0f, zero, p * g); };
-    index i = 0;
-    if constexpr (std::is_same_v<Y, G>) {
+  const auto block = [&](auto y_rows, auto dy_rows, auto dx_rows, index first, index last) {
+    for (index r = first; r < last; ++r) {
+      const auto y = y_rows.at(r, 0);
+      const auto dy = dy_rows.at(r, 0);
+      const auto dx = dx_rows.at(r, 0);
+      const bool past_caches = a.streams && can_stream(dx);
+      four_sums sums;
+      const auto add = [&](vf p, vf g, vf& sum) { sum += where_equal(p, 0.0f, zero, p * g); };
+      index i = 0;
       for (; i + 4 * vf_size <= n; i += 4 * vf_size) {
         const two_vectors p = load_two(y + i), g = load_two(dy + i);
         const two_vectors q = load_two(y + i + 2 * vf_size), h = load_two(dy + i + 2 * vf_size);
@@ -158,46 +207,30 @@ inline void softmax_backward_block(const detail::softmax_backward_args& a, index
         add(q.first, h.first, sums.part[2]);
         add(q.second, h.second, sums.part[3]);
       }
-    }
-    for_vectors(
-        n - i, sums, [&](index k, vf& sum) { add(load(y + i + k), load(dy + i + k), sum); },
-        [&](index k, index count, vf& sum) {
-          add(load_first(y + i + k, count), load_first(dy + i + k, count), sum);
-        });
-    const vf mean = broadcast(sums.total());
-    const auto gradient = [&](vf p, vf g) { return where_equal(p, 0.0f, zero, scale * p * (g - mean)); };
-    i = 0;
-    if constexpr (std::is_same_v<Y, G> && std::is_same_v<Y, D>) {
+      for_vectors(
+          n - i, sums, [&](index k, vf& sum) { add(load(y + i + k), load(dy + i + k), sum); },
+          [&](index k, index count, vf& sum) {
+            add(load_first(y + i + k, count), load_first(dy + i + k, count), sum);
+          });
+      const vf mean = broadcast(sums.total());
+      const auto gradient = [&](vf p, vf g) { return where_equal(p, 0.0f, zero, scale * p * (g - mean)); };
+      i = 0;
       for (; i + 2 * vf_size <= n; i += 2 * vf_size) {
         const two_vectors p = load_two(y + i), g = load_two(dy + i);
         put_two(dx + i, {gradient(p.first, g.first), gradient(p.second, g.second)}, past_caches);
       }
-    }
-    for_vectors(n - i, [&](index k, const auto& lanes) {
-      lanes(dx + i + k, gradient(lanes(y + i + k), lanes(dy + i + k)), past_caches);
-    });
-  }
-  if (a.streams) streaming_done();
-}
-
-}  // namespace softmax_rows
-
-inline void softmax(const detail::softmax_args& a) {
-  const auto block = with_real(a.x.type, [&](auto x) {
-    return with_real(a.y.type, [](auto y) { return &softmax_rows::softmax_block<decltype(x), decltype(y)>; });
-  });
-  parallel_rows(a.exec, a.x.rows, a.x.cols, [&](index first, index last) { block(a, first, last); });
-}
-
-inline void softmax_backward(const detail::softmax_backward_args& a) {
-  const auto block = with_real(a.y.type, [&](auto y) {
-    return with_real(a.dy.type, [&](auto dy) {
-      return with_real(a.dx.type, [](auto dx) {
-        return &softmax_rows::softmax_backward_block<decltype(y), decltype(dy), decltype(dx)>;
+      for_vectors(n - i, [&](index k, const auto& lanes) {
+        lanes(dx + i + k, gradient(lanes(y + i + k), lanes(dy + i + k)), past_caches);
       });
-    });
-  });
-  parallel_rows(a.exec, a.y.rows, a.y.cols, [&](index first, index last) { block(a, first, last); });
+    }
+    if (a.streams) streaming_done();
+  };
+  with_rows(
+      [&](auto y, auto dy, auto dx) {
+        parallel_rows(a.exec, a.y.rows, a.y.cols,
+                      [&](index first, index last) { block(y, dy, dx, first, last); });
+      },
+      a.y, a.dy, a.dx);
 }
 
 EINKORN_END_LEVEL

@@ -34,33 +34,68 @@ inline two_vectors load_two(const bf16* p) {
 }
 #endif
 
-/// The way back: what load_two took from p goes to p. Past the caches p is a multiple of 64 bytes.
-inline void put_two(float* p, two_vectors v, bool past_caches) {
-  put(p, v.first, past_caches);
-  put(p + vf_size, v.second, past_caches);
-}
-inline void put_two(fp16* p, two_vectors v, bool past_caches) {
-  put(p, v.first, past_caches);
-  put(p + vf_size, v.second, past_caches);
-}
-inline void put_two(bf16* p, two_vectors v, bool past_caches) {
+// Two vectors as 2 * vf_size bf16: `in_order` the elements of `first`, then those of `second`; `in_turn` one
+// of each in turn, which is load_two's order.
 #if EINKORN_LEVEL_AT_LEAST_AVX512_BF16
-  // Even elements, then odd ones: shuffled into their order.
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
+using narrow_pair = __m512i;
+inline narrow_pair narrow_in_order(two_vectors v) {
+  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(v.second, v.first));
+}
+inline narrow_pair narrow_in_turn(two_vectors v) {
+  const __m512i turns = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
                                          22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  const __m512i both =
-      _mm512_permutexvar_epi16(order, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(v.second, v.first)));
+  return _mm512_permutexvar_epi16(turns, narrow_in_order(v));
+}
 #elif EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
-  const __m512i both = _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(round_to_bf16(v.first), 16),
-                                               round_to_bf16(v.second));
+using narrow_pair = __m512i;
+inline narrow_pair narrow_in_order(two_vectors v) {
+  const __m512i upper_halves =
+      _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27, 25, 23, 21,
+                       19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+  return _mm512_permutex2var_epi16(round_to_bf16(v.first), upper_halves, round_to_bf16(v.second));
+}
+inline narrow_pair narrow_in_turn(two_vectors v) {
+  return _mm512_mask_blend_epi16(0xaaaaaaaau, _mm512_srli_epi32(round_to_bf16(v.first), 16),
+                                 round_to_bf16(v.second));
+}
 #elif EINKORN_LEVEL_AT_LEAST_AVX2
-  const __m256i both =
-      _mm256_blend_epi16(_mm256_srli_epi32(round_to_bf16(v.first), 16), round_to_bf16(v.second), 0xaa);
+using narrow_pair = __m256i;
+/// 18 instructions, where rounding each vector by itself and blending takes 24: 16 lanes at once.
+inline narrow_pair narrow_in_turn(two_vectors v) {
+  const __m256i first = _mm256_castps_si256(v.first), second = _mm256_castps_si256(v.second);
+  const __m256i upper = _mm256_blend_epi16(_mm256_srli_epi32(first, 16), second, 0xaa);
+  const __m256i lower = _mm256_blend_epi16(first, _mm256_slli_epi32(second, 16), 0xaa);
+  // One more where `lower` is above a half, or a half beside an odd `upper`.
+  const __m256i odd = _mm256_and_si256(upper, _mm256_set1_epi16(1));
+  const __m256i above = _mm256_xor_si256(_mm256_adds_epu16(lower, odd), _mm256_set1_epi16(-0x8000));
+  __m256i rounded = _mm256_sub_epi16(upper, _mm256_cmpgt_epi16(above, _mm256_setzero_si256()));
+  const __m256i exponent = _mm256_and_si256(upper, _mm256_set1_epi16(0x7f80));
+  const __m256i tiny = _mm256_cmpeq_epi16(exponent, _mm256_setzero_si256());
+  rounded = _mm256_andnot_si256(_mm256_and_si256(tiny, _mm256_set1_epi16(0x7fff)), rounded);
+  const __m256 first_nan = _mm256_cmp_ps(v.first, v.first, _CMP_UNORD_Q);
+  const __m256 second_nan = _mm256_cmp_ps(v.second, v.second, _CMP_UNORD_Q);
+  const __m256i nan =
+      _mm256_blend_epi16(_mm256_castps_si256(first_nan), _mm256_castps_si256(second_nan), 0xaa);
+  return _mm256_blendv_epi8(rounded, _mm256_or_si256(upper, _mm256_set1_epi16(0x40)), nan);
+}
+inline narrow_pair narrow_in_order(two_vectors v) {
+  const __m256i halves = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8,
+                                          9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+  return _mm256_permute4x64_epi64(_mm256_shuffle_epi8(narrow_in_turn(v), halves), 0xd8);
+}
 #else
+using narrow_pair = __m128i;
+inline narrow_pair narrow_in_order(two_vectors v) {
+  return _mm_packs_epi32(_mm_srai_epi32(round_to_bf16(v.first), 16),
+                         _mm_srai_epi32(round_to_bf16(v.second), 16));
+}
+inline narrow_pair narrow_in_turn(two_vectors v) {
   const __m128i upper = _mm_set1_epi32(static_cast<int>(0xffff0000u));
-  const __m128i both =
-      _mm_or_si128(_mm_srli_epi32(round_to_bf16(v.first), 16), _mm_and_si128(round_to_bf16(v.second), upper));
+  return _mm_or_si128(_mm_srli_epi32(round_to_bf16(v.first), 16),
+                      _mm_and_si128(round_to_bf16(v.second), upper));
+}
 #endif
+inline void put_pair(bf16* p, narrow_pair both, bool past_caches) {
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
   if (past_caches) return _mm512_stream_si512(reinterpret_cast<__m512i*>(p), both);
   _mm512_storeu_si512(p, both);
@@ -71,6 +106,26 @@ inline void put_two(bf16* p, two_vectors v, bool past_caches) {
   if (past_caches) return _mm_stream_si128(reinterpret_cast<__m128i*>(p), both);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), both);
 #endif
+}
+
+/// 2 * vf_size elements in the order of the lanes. Past the caches p is a multiple of 64 bytes.
+template <class P>
+inline void put_in_order(P p, two_vectors v, bool past_caches) {
+  if constexpr (std::is_same_v<P, bf16*>) {
+    put_pair(p, narrow_in_order(v), past_caches);
+  } else {
+    put(p, v.first, past_caches);
+    put(p + vf_size, v.second, past_caches);
+  }
+}
+/// The way back: what load_two took from p goes to p. Past the caches p is a multiple of 64 bytes.
+template <class P>
+inline void put_two(P p, two_vectors v, bool past_caches) {
+  if constexpr (std::is_same_v<P, bf16*>) {
+    put_pair(p, narrow_in_turn(v), past_caches);
+  } else {
+    put_in_order(p, v, past_caches);
+  }
 }
 
 /// What load_two separated, in the order of memory. For what is done once, not for each row.
