@@ -386,7 +386,7 @@ TEST_CASE("what memory held before is not seen") {
 }
 
 TEST_CASE("a sequence of 100,000 tokens") {
-  const index n = quick() ? 3000 : 100000, width = 4;
+  const index n = quick() ? 1500 : 100000, width = 4;
   problem<float> p({{0, static_cast<std::int32_t>(n), static_cast<std::int32_t>(n), 0}}, 1, width, 0);
   p.forward(thread_executor(2));
   p.backward();

@@ -111,8 +111,10 @@ TEST_CASE("the same bits for 1, 2, 3 and 7 threads, plain and packed, and with a
 TEST_CASE("deep products of few tasks: depth is split between threads, and the bits stay") {
   on_each_level([](isa) {
     for (const gemm_shape s : {gemm_shape{5, 13, 4500}, {20, 15, 9000}, {17, 64, 5000}, {3, 30, 9001}}) {
+      if (quick() && s.depth > 8000) continue;
       for (const layout& l : layouts) {
         for (const float beta : {0.0f, 1.0f, 0.5f}) {
+          if (quick() && beta == 1) continue;
           random_numbers random(12);
           const operand<float> a(s.rows, s.depth, l.a, 0, random), b(s.depth, s.cols, l.b, 0, random);
           const epilogue e{.beta = beta};
