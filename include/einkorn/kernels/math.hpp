@@ -69,8 +69,9 @@ inline vf horner(vf x, const float (&c)[Count]) {
   return sum;
 }
 
-/// A function of a in [0, (Pieces - 1) / scale] (the caller clamps) as polynomials in u = a * scale - i, where
-/// i = round(a * scale) and |u| <= 1/2. AVX-512 and AVX2 look a row of coefficients up with one vpermps.
+/// A function of a in [0, (Pieces - 1) / scale] (the caller clamps) as polynomials in u = a * scale - i,
+/// where i = round(a * scale) and |u| <= 1/2. AVX-512 and AVX2 look a row of coefficients up with one
+/// vpermps.
 template <int Count, int Pieces>
 inline vf piecewise(vf a, float scale, const float (&c)[Count][Pieces]) {
   // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
