@@ -67,7 +67,7 @@ inline float exponentials(const float* scores, E* p, const std::uint8_t* keep, i
   const auto step = [&](index j, vf& s) {
     const vf e = power_of_two(fma(load(scores + j), f, shift));
     s += e;
-    store(p + j, Drop ? keep_factors(keep, j, e) : e);
+    store(p + j, Drop ? keep_factors(keep, 0, j, e) : e);
   };
   index j = 0;
   for (; j + 2 * vf_size <= count; j += 2 * vf_size) {
@@ -127,8 +127,8 @@ inline void score_gradients(const gradient_tile<E> t) {  // a copy: what is stor
       vf gradient = load(dp);
       kept = whole;
       if constexpr (Drop) {
-        gradient *= keep_factors(keep, col, keep_scale);
-        kept = keep_factors(keep, col, whole);
+        gradient *= keep_factors(keep, 0, col, keep_scale);
+        kept = keep_factors(keep, 0, col, whole);
         keep += t.keep_stride;
       }
       scores += nr;

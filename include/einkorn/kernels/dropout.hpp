@@ -23,7 +23,7 @@ inline void for_masked_chunks(dropout_rows& rows, index row, index cols, const C
   for (index first = 0; first < cols; first += mask_cols) {
     const index count = cols - first < mask_cols ? cols - first : mask_cols;
     const index position = rows.keep_bits(row, first, count, bits);
-    chunk(first, count, [&](index i) { return keep_factors(bits, position + i, scale); });
+    chunk(first, count, [&](index i) { return keep_factors(bits, position, i, scale); });
   }
 }
 

@@ -215,20 +215,24 @@ class dropout_stream {
   std::uint32_t k0_[6], k1_[6];                // keys of rounds 5 to 10
 };
 
-/// `scale` in the lanes whose element is kept, 0 in the others: the bits [position, position + vf_size).
-inline vf keep_factors(const std::uint8_t* bits, index position, vf scale) {
+/// `scale` in the lanes whose element is kept, 0 in the others: the bits [position + i, position + i +
+/// vf_size), where position is the same for a whole row and i a multiple of vf_size.
+inline vf keep_factors(const std::uint8_t* bits, index position, index i, vf scale) {
   std::uint32_t word;
-  std::memcpy(&word, bits + position / 8, 4);
-  word >>= position % 8;
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
-  return _mm512_maskz_mov_ps(static_cast<__mmask16>(word), scale);
+  std::memcpy(&word, bits + (position + i) / 8, 4);
+  return _mm512_maskz_mov_ps(static_cast<__mmask16>(word >> (position + i) % 8), scale);
 #elif EINKORN_LEVEL_AT_LEAST_AVX2
-  const __m256i lane_bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  // The lanes' bits are shifted, once a row, and not the word, which then needs no general register.
+  const __m256i lane_bit =
+      _mm256_slli_epi32(_mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), static_cast<int>(position % 8));
+  std::memcpy(&word, bits + (position / 8 + i / 8), 4);
   const __m256i own = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(word)), lane_bit);
   return _mm256_and_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(own, lane_bit)), scale);
 #else
+  std::memcpy(&word, bits + (position + i) / 8, 4);
   const __m128i lane_bit = _mm_setr_epi32(1, 2, 4, 8);
-  const __m128i own = _mm_and_si128(_mm_set1_epi32(static_cast<int>(word)), lane_bit);
+  const __m128i own = _mm_and_si128(_mm_set1_epi32(static_cast<int>(word >> (position + i) % 8)), lane_bit);
   return _mm_and_ps(_mm_castsi128_ps(_mm_cmpeq_epi32(own, lane_bit)), scale);
 #endif
 }
