@@ -61,7 +61,9 @@ struct vpmaddwd_x8 {
     return _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float*>(p)));
   }
   static vector multiply_add(vector acc, group a, group b) {
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
+    vector product;
+    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "=&x"(product) : "x"(a), "x"(b));
+    return acc;
   }
 };
 
