@@ -60,21 +60,14 @@ template <class Kernel>
 inline void query_statistics(const backward_memory<Kernel>& m, const any_matrix& out, const any_matrix& dout,
                              const float* lse) {
   const float infinity = __builtin_inff();
-  const index size = size_of(out.type);
   for (index i = 0; i < m.queries; ++i) {
     // A row whose scores were all -infinity: its probabilities and gradients are 0.
     m.shift[i] = i < out.rows && lse[i] != -infinity ? -lse[i] * log2_e : -infinity;
     m.mean[i] = 0;
     if (i >= out.rows) continue;
-    const char* const a = gemm_address(out, i * out.stride);
-    const char* const b = gemm_address(dout, i * dout.stride);
+    const any_row a = untyped_rows(out).at(i, 0), b = untyped_rows(dout).at(i, 0);
     vf sum = broadcast(0.0f);
-    index c = 0;
-    for (; c + vf_size <= out.cols; c += vf_size)
-      sum = fma(load_as(out.type, a + c * size), load_as(out.type, b + c * size), sum);
-    if (c < out.cols)
-      sum = fma(load_first_as(out.type, a + c * size, out.cols - c),
-                load_first_as(out.type, b + c * size, out.cols - c), sum);
+    for_vectors(out.cols, [&](index c, const auto& lanes) { sum = fma(lanes(a + c), lanes(b + c), sum); });
     m.mean[i] = reduce_add(sum);
   }
 }
@@ -90,11 +83,11 @@ inline void write_transposed(const backward_memory<Kernel>& m, const any_matrix&
       for (int c = 0; c < vf_size; ++c) block[c] = load(from + c * nr);
       transpose_words(block);
       for (index r = 0; r < std::min<index>(vf_size, dq.rows - row); ++r) {
-        void* const to = const_cast<char*>(gemm_address(dq, (row + r) * dq.stride + col));
+        const any_row to = untyped_rows(dq).at(row + r, col);
         if (dq.cols - col >= vf_size)
-          store_as(dq.type, to, block[r] * broadcast(factor));
+          store(to, block[r] * broadcast(factor));
         else
-          store_first_as(dq.type, to, block[r] * broadcast(factor), dq.cols - col);
+          store_first(to, block[r] * broadcast(factor), dq.cols - col);
       }
     }
 }
@@ -178,8 +171,8 @@ inline void backward_task(const detail::attention_backward_args& args, const att
         }
     }
     for (index j = 0; j < key_count; ++j) {
-      write_row(dk, key + j, m.dk + j * m.sum_stride, args.options.scale);
-      write_row(dv, key + j, m.dv + j * m.sum_stride, keep_scale);
+      write_scaled(dk, key + j, m.dk + j * m.sum_stride, args.options.scale);
+      write_scaled(dv, key + j, m.dv + j * m.sum_stride, keep_scale);
     }
   }
   write_transposed(m, dq, args.options.scale);

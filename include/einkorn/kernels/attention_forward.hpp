@@ -114,7 +114,7 @@ inline void forward_task(const detail::attention_args& args, const attention_tas
                          m.sums + c, m.sum_stride, key > 0);
     }
     finish_softmax(state, keep_scale, lse + row, rows);
-    for (index r = 0; r < rows; ++r) write_row(out, row + r, m.sums + r * m.sum_stride, state.rescale[r]);
+    for (index r = 0; r < rows; ++r) write_scaled(out, row + r, m.sums + r * m.sum_stride, state.rescale[r]);
   }
 }
 

@@ -142,13 +142,10 @@ inline void zero_rows(const any_matrix& m) {
 }
 
 /// Row of m = factor * values.
-inline void write_row(const any_matrix& m, index row, const float* values, float factor) {
-  const vf f = broadcast(factor);
-  const index size = size_of(m.type);
-  char* const to = const_cast<char*>(gemm_address(m, row * m.stride));
-  index c = 0;
-  for (; c + vf_size <= m.cols; c += vf_size) store_as(m.type, to + c * size, load(values + c) * f);
-  if (c < m.cols) store_first_as(m.type, to + c * size, load_first(values + c, m.cols - c) * f, m.cols - c);
+inline void write_scaled(const any_matrix& m, index row, const float* values, float factor) {
+  const any_row to = untyped_rows(m).at(row, 0);
+  for_vectors(m.cols,
+              [&](index i, const auto& lanes) { lanes(to + i, lanes(values + i) * broadcast(factor)); });
 }
 
 /// Tasks: blocks of at most `most_rows` queries of one head of one sequence.

@@ -18,6 +18,7 @@ inline constexpr index mask_cols = 2048;
 /// first_col + i on.
 template <class Chunk>
 inline void for_masked_chunks(dropout_rows& rows, index row, index cols, const Chunk& chunk) {
+  if (!rows.drops()) return chunk(index{0}, cols, [](index) { return broadcast(1.0f); });
   const vf scale = broadcast(rows.scale());
   std::uint8_t bits[dropout_stream::bits_size(mask_cols)];
   for (index first = 0; first < cols; first += mask_cols) {
@@ -36,13 +37,6 @@ inline void dropout_block(const detail::dropout_args& a, index first, index last
     Y* y = row_of<Y>(a.y, r);
     // The generator binds where results are narrow, and streaming them costs 5 to 10 % then.
     const bool past_caches = a.streams && (sizeof(Y) == 4 || !rows.drops()) && can_stream(y);
-    if (!rows.drops()) {
-      write_row(
-          y, n, past_caches, [&](index i, const auto& lanes) __attribute__((always_inline)) {
-            return lanes(x + i);
-          });
-      continue;
-    }
     for_masked_chunks(rows, r, n, [&](index col, index count, const auto& factor) {
       write_row(
           y + col, count, past_caches, [&](index i, const auto& lanes) __attribute__((always_inline)) {
@@ -68,11 +62,7 @@ inline float add_residual(dropout_rows& rows, index r, const X* x, const float* 
         count, sums, [&](index i, vf& total) { one(i, whole_vector{}, total); },
         [&](index i, index rest, vf& total) { one(i, part_of_vector{rest}, total); });
   };
-  if (rows.drops()) {
-    for_masked_chunks(rows, r, n, add);
-  } else {
-    add(0, n, [](index) { return broadcast(1.0f); });
-  }
+  for_masked_chunks(rows, r, n, add);
   return sums.total();
 }
 
@@ -140,11 +130,7 @@ inline void fused_backward_block(const detail::dropout_residual_layernorm_backwa
             return value * factor(i);
           });
     };
-    if (rows.drops()) {
-      for_masked_chunks(rows, r, n, write);
-    } else {
-      write(0, n, [](index) { return broadcast(1.0f); });
-    }
+    for_masked_chunks(rows, r, n, write);
   }
   if (a.streams_dx || a.streams_dresidual) streaming_done();
 }

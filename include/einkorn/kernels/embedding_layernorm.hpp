@@ -36,11 +36,7 @@ inline void forward_block(const detail::embedding_layernorm_dropout_args& a, ind
         return fma((value - mean) * rstd, lanes(gamma + i), lanes(beta + i)) * factor(k);
       });
     };
-    if (rows.drops()) {
-      dropout_blocks::for_masked_chunks(rows, r, n, write);
-    } else {
-      write(0, n, [](index) { return broadcast(1.0f); });
-    }
+    dropout_blocks::for_masked_chunks(rows, r, n, write);
   }
   if (a.streams_sum || a.streams_y || a.streams_narrow) streaming_done();
 }
@@ -58,11 +54,7 @@ inline void backward_block(const detail::embedding_layernorm_dropout_backward_ar
       for_vectors(count,
                   [&](index i, const auto& lanes) { lanes(d + col + i, lanes(dy + col + i) * factor(i)); });
     };
-    if (rows.drops()) {
-      dropout_blocks::for_masked_chunks(rows, r, n, mask);
-    } else {
-      mask(0, n, [](index) { return broadcast(1.0f); });
-    }
+    dropout_blocks::for_masked_chunks(rows, r, n, mask);
     const float* x = row_of<const float>(a.sum, r);
     const moments m{a.mean[r], a.rstd[r]};
     const gradient_sums sums = add_gradients<float, float>(d, x, n, m, a.gamma, memory.dgamma, memory.dbeta);

@@ -2,43 +2,14 @@
 #pragma once
 
 #include "../detail/gemm_args.hpp"
+#include "elements.hpp"
 #include "gemm_dequantize.hpp"
 #include "math.hpp"
-#include "simd.hpp"
 
 EINKORN_BEGIN_LEVEL
 
 inline const char* gemm_address(const any_matrix& m, index offset) {
   return static_cast<const char*>(m.data) + offset * size_of(m.type);
-}
-
-inline vf load_as(dtype type, const void* p) {
-  if (type == dtype::f32) return load(static_cast<const float*>(p));
-  if (type == dtype::bf16) return load(static_cast<const bf16*>(p));
-  return load(static_cast<const fp16*>(p));
-}
-inline void store_as(dtype type, void* p, vf value) {
-  if (type == dtype::f32) {
-    store(static_cast<float*>(p), value);
-  } else if (type == dtype::bf16) {
-    store(static_cast<bf16*>(p), value);
-  } else {
-    store(static_cast<fp16*>(p), value);
-  }
-}
-inline vf load_first_as(dtype type, const void* p, index count) {
-  if (type == dtype::f32) return load_first(static_cast<const float*>(p), count);
-  if (type == dtype::bf16) return load_first(static_cast<const bf16*>(p), count);
-  return load_first(static_cast<const fp16*>(p), count);
-}
-inline void store_first_as(dtype type, void* p, vf value, index count) {
-  if (type == dtype::f32) {
-    store_first(static_cast<float*>(p), value, count);
-  } else if (type == dtype::bf16) {
-    store_first(static_cast<bf16*>(p), value, count);
-  } else {
-    store_first(static_cast<fp16*>(p), value, count);
-  }
 }
 
 inline vf gemm_activate(activation act, vf x) {
@@ -56,59 +27,42 @@ inline vf gemm_activate(activation act, vf x) {
   }
 }
 
-/// One row segment. Whole: all lanes, else the first `count`. Plain: only a conversion.
-template <bool Plain, bool Whole>
-inline void gemm_finish_vector(const epilogue& e, dtype c_type, vf v, char* c, index col, char* pre,
-                               const char* residual, index count) {
+/// The vector of a row from column `col` on, or what is left of it. Plain: only a conversion.
+template <bool Plain, class Lanes>
+inline void gemm_finish_vector(const epilogue& e, vf v, index col, any_row c, any_row pre, any_row residual,
+                               const Lanes& lanes) {
   if constexpr (!Plain) {
     v *= broadcast(e.alpha);
-    if (e.beta != 0)
-      v = fma(broadcast(e.beta), Whole ? load_as(c_type, c) : load_first_as(c_type, c, count), v);
-    if (e.bias != nullptr) v += Whole ? load(e.bias + col) : load_first(e.bias + col, count);
-    if (pre != nullptr) {
-      if constexpr (Whole)
-        store_as(e.preactivation.type, pre, v);
-      else
-        store_first_as(e.preactivation.type, pre, v, count);
-    }
+    if (e.beta != 0) v = fma(broadcast(e.beta), lanes(c), v);
+    if (e.bias != nullptr) v += lanes(e.bias + col);
+    if (pre.data != nullptr) lanes(pre, v);
     if (e.act != activation::none) v = gemm_activate(e.act, v);
-    if (residual != nullptr)
-      v += Whole ? load_as(e.residual.type, residual) : load_first_as(e.residual.type, residual, count);
+    if (residual.data != nullptr) v += lanes(residual);
   }
-  if constexpr (Whole)
-    store_as(c_type, c, v);
-  else
-    store_first_as(c_type, c, v, count);
+  lanes(c, v);
 }
 
 template <bool Plain, class Accumulator>
 inline void gemm_finish_rows(const detail::gemm_args& g, void* c_data, index batch, index row0, index rows,
                              index col0, index cols, const Accumulator* acc, index acc_stride) {
   const epilogue& e = g.e;
-  const index c_size = size_of(g.c.type), pre_size = size_of(e.preactivation.type);
-  const index residual_size = size_of(e.residual.type);
+  const auto segment = [&](const any_matrix& m, void* data, index batch_stride, index row) {
+    const any_row all{data, m.type};
+    return data != nullptr ? all + (batch * batch_stride + row * m.stride + col0) : all;
+  };
   for (index r = 0; r < rows; ++r, acc += acc_stride) {
     const index row = row0 + r;
-    char* const c = static_cast<char*>(c_data) + (batch * g.batch_c + row * g.c.stride + col0) * c_size;
-    char* pre = nullptr;
-    const char* residual = nullptr;
-    if (!Plain && e.preactivation.data != nullptr)
-      pre = static_cast<char*>(e.preactivation.data) +
-            (batch * g.batch_preactivation + row * e.preactivation.stride + col0) * pre_size;
-    if (!Plain && e.residual.data != nullptr)
-      residual = gemm_address(e.residual, batch * g.batch_residual + row * e.residual.stride + col0);
-    const auto at = [](auto* p, index offset) { return p != nullptr ? p + offset : p; };
-    const auto sum = [&](index col) {
-      return gemm_sum(e.dequantize, acc + col, row, col0 + col, cols - col);
+    const any_row c = segment(g.c, c_data, g.batch_c, row);
+    const any_row pre =
+        segment(e.preactivation, Plain ? nullptr : e.preactivation.data, g.batch_preactivation, row);
+    const any_row residual = segment(e.residual, Plain ? nullptr : e.residual.data, g.batch_residual, row);
+    const auto at = [](any_row segment_, index col) {
+      return segment_.data != nullptr ? segment_ + col : segment_;
     };
-    index col = 0;
-    for (; col + vf_size <= cols; col += vf_size)
-      gemm_finish_vector<Plain, true>(e, g.c.type, sum(col), c + col * c_size, col0 + col,
-                                      at(pre, col * pre_size), at(residual, col * residual_size), vf_size);
-    if (col < cols)
-      gemm_finish_vector<Plain, false>(e, g.c.type, sum(col), c + col * c_size, col0 + col,
-                                       at(pre, col * pre_size), at(residual, col * residual_size),
-                                       cols - col);
+    for_vectors(cols, [&](index col, const auto& lanes) {
+      const vf sum = gemm_sum(e.dequantize, acc + col, row, col0 + col, cols - col);
+      gemm_finish_vector<Plain>(e, sum, col0 + col, c + col, at(pre, col), at(residual, col), lanes);
+    });
   }
 }
 
