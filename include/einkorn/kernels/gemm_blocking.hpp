@@ -83,6 +83,8 @@ struct gemm_blocking {
   }
   index panel_bytes(index block) const { return groups(block) * nr * 4 + (Kernel::flips_s8 ? nr * 4 : 0); }
   static index panel_count(index cols) { return (cols + nr - 1) / nr; }
+  /// Whether no vector of a row is incomplete, or the kernel masks those that are.
+  static bool whole_vectors(index cols) { return Kernel::masks || cols % Kernel::lanes == 0; }
   index packed_bytes(index cols) const {
     return panel_count(cols) * ((blocks - 1) * panel_bytes(0) + panel_bytes(blocks - 1));
   }
@@ -97,8 +99,7 @@ struct gemm_blocking {
     constexpr bool integers = std::is_same_v<typename Kernel::accumulator, std::int32_t>;
     direct =
         integers ? g.c.type == dtype::i32 : g.c.type == dtype::f32 && plain && (e.beta == 0 || e.beta == 1);
-    const bool whole = Kernel::masks || g.c.cols % Kernel::lanes == 0;
-    sums_stay = blocks > 1 && !(direct && whole);
+    sums_stay = blocks > 1 && !(direct && whole_vectors(g.c.cols));
     converts = Kernel::converts && g.c.type != dtype::f32 && plain && e.beta == 0 && blocks == 1;
   }
 
@@ -204,11 +205,10 @@ struct gemm_blocking {
     } else {
       a_stride = g.a.stride * size_of(g.a.type);
     }
-    const bool packs =
-        b == gemm_b::own || (b == gemm_b::in_place && !Kernel::masks && g.c.cols % Kernel::lanes != 0);
+    const bool packs = b == gemm_b::own || (b == gemm_b::in_place && !whole_vectors(g.c.cols));
     const index panels = keeps_b ? panel_count(own_cols) : 1;
     b_bytes = packs ? round_up(panels * panel_bytes(0), 64) : 0;
-    const bool whole = (direct || converts) && (Kernel::masks || g.c.cols % Kernel::lanes == 0);
+    const bool whole = (direct || converts) && whole_vectors(g.c.cols);
     const index sums = sums_stay ? panel_count(own_cols) * round_up(task_rows, tile_rows)
                        : whole   ? 0
                                  : std::max<index>(mr, wide ? gemm_wide_panels * gemm_wide_rows : 0);
