@@ -146,6 +146,35 @@ TEST_CASE("deep products of few tasks: depth is split between threads, and the b
   });
 }
 
+TEST_CASE("a right operand too large for the threads' buffer: packed one block of depth after another") {
+  on_each_level([](isa) {
+    // 2,104 columns of 2,100: 17.7 MB of f32; as many rows as make all threads share it on any machine.
+    const gemm_shape s = quick() ? gemm_shape{90, 2104, 2100} : gemm_shape{390, 2104, 2100};
+    for (const bool transposed : {true, false}) {
+      if (quick() && !transposed) continue;
+      random_numbers random(14);
+      const operand<float> a(s.rows, s.depth, transposed, 0, random), b(s.depth, s.cols, false, 0, random);
+      const packed_matrix packed = pack(b.view);
+      for (const float beta : {1.0f, 0.0f}) {
+        if (quick() && beta == 0) continue;
+        const epilogue e{.beta = beta};
+        guarded_matrix<float> expected(s.rows, s.cols), c(s.rows, s.cols);
+        const auto fill = [&](guarded_matrix<float>& m) {
+          for (index i = 0; i < s.rows * s.cols; ++i) m.memory[i] = static_cast<float>(i % 7) - 3;
+        };
+        fill(expected);
+        gemm(a.view, packed, expected.view(), e);
+        for (const int threads : {1, 3}) {
+          thread_executor exec(threads);
+          fill(c);
+          gemm(a.view, b.view, c.view(), e, exec);
+          CHECK(same_bits(expected.memory, c.memory));
+        }
+      }
+    }
+  });
+}
+
 namespace {
 template <class T>
 void check_plans() {

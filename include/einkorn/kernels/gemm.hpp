@@ -62,7 +62,8 @@ inline void gemm_pack(const detail::gemm_pack_args& g) {
     gemm_blocking<kernel_type> blocking;
     blocking.set_depth(g.b.rows);
     *g.bytes = blocking.packed_bytes(g.b.cols);
-    if (g.out != nullptr) gemm_pack_panels(g.b, 0, blocking, 0, g.b.cols, static_cast<char*>(g.out), g.exec);
+    if (g.out != nullptr)
+      gemm_pack_panels(g.b, 0, blocking, 0, blocking.blocks, 0, g.b.cols, static_cast<char*>(g.out), g.exec);
   });
 }
 

@@ -50,6 +50,7 @@ struct gemm_blocking {
   bool converts = false;   // the same, rounded to the type of C
   bool sums_stay = false;  // in scratch memory from block to block, where C itself cannot hold them
   bool split = false;      // between threads by depth: a block is a task
+  bool by_block = false;   // B is shared one block of depth at a time: A, packed by tasks, is packed once
   bool prefetches_a = false;
   bool simple = false;   // every operand in place, and small: nothing but tiles
   bool wide = false;     // packed B, 4 panels at a time
@@ -142,14 +143,17 @@ struct gemm_blocking {
       b = near ? gemm_b::own : gemm_b::shared;
     }
     chunk_cols = round_up(cols, nr);
-    if (b == gemm_b::shared)
-      chunk_cols = std::min(chunk_cols, std::max<index>(1, (16 << 20) / (one_panel * blocks)) * nr);
+    if (b == gemm_b::shared) {
+      const auto fitting = [&](index bytes) { return std::max<index>(1, (16 << 20) / bytes) * nr; };
+      by_block = fitting(one_panel * blocks) < cols && direct && whole_vectors(cols);
+      chunk_cols = std::min(chunk_cols, fitting(by_block ? one_panel : one_panel * blocks));
+    }
     task_cols = chunk_cols;
     task_rows = rows;
     const index batches = b == gemm_b::shared ? 1 : g.batch;
     if (b == gemm_b::packed || b == gemm_b::shared) {
       // All rows of a task read all its panels of a block, from L3 where L2 does not hold them.
-      const index most_bytes = std::max(g.machine.l2 / 2, g.machine.l3 / 8);
+      const index most_bytes = std::max(g.machine.l2 / 2, g.machine.l3 / (by_block ? 2 : 8));
       task_cols = std::min(task_cols, std::max<index>(1, most_bytes / one_panel) * nr);
       index wanted = workers > 1 ? (4 * workers + batches - 1) / batches : 1;
       if (sums_stay) wanted = std::max(wanted, rows * task_cols * 4 / (most_bytes / 2) + 1);
@@ -175,7 +179,7 @@ struct gemm_blocking {
     const index parts = row_tasks * col_tasks * blocks;
     parts_bytes = parts * panel_count(own_cols) * round_up(task_rows, tile_rows) * nr * 4;
     split = workers > row_tasks * col_tasks && blocks > 1 && g.batch == 1 && b != gemm_b::dots &&
-            b != gemm_b::rows && chunk_cols >= cols && own_cols >= task_cols &&
+            b != gemm_b::rows && !by_block && chunk_cols >= cols && own_cols >= task_cols &&
             parts_bytes <= std::max(g.machine.l2, g.machine.l3 / 2);
     if (split) {
       sums_stay = true;
@@ -215,7 +219,9 @@ struct gemm_blocking {
     sums_bytes = sums * nr * 4;
     worker_bytes = round_up(a_bytes, 64) + b_bytes + (split ? 0 : sums_bytes);
     a_bytes = round_up(a_bytes, 64);
-    shared_bytes = b == gemm_b::shared ? round_up(packed_bytes(chunk_cols), 64) : 0;
+    shared_bytes = b != gemm_b::shared ? 0
+                   : by_block          ? round_up(panel_count(chunk_cols) * panel_bytes(0), 64)
+                                       : round_up(packed_bytes(chunk_cols), 64);
     simple = workers == 1 && g.batch == 1 && blocks == 1 && a == gemm_a::in_place && !wide &&
              (b == gemm_b::in_place || b == gemm_b::packed) && b_bytes == 0 && sums == 0 &&
              (g.packed == nullptr || !Kernel::flips_s8 || g.a.type != dtype::s8) &&
@@ -225,17 +231,18 @@ struct gemm_blocking {
   }
 };
 
-/// Panels of columns [col, col + cols) of B, all depth blocks: [block][panel]. Eight panels are a task.
+/// Panels of columns [col, col + cols) of B, depth blocks [first, end): [block][panel]. Eight panels are a
+/// task.
 template <class Kernel>
 inline void gemm_pack_panels(const any_matrix& b, index offset, const gemm_blocking<Kernel>& blocking,
-                             index col, index cols, char* out, const executor& exec) {
+                             index first, index end, index col, index cols, char* out, const executor& exec) {
   const index panels = blocking.panel_count(cols), parts = (panels + 7) / 8;
-  parallel_for(exec, blocking.blocks * parts, [&](index task) {
-    const index block = task / parts, panel = task % parts * 8, k = block * blocking.block_depth;
+  parallel_for(exec, (end - first) * parts, [&](index task) {
+    const index block = first + task / parts, panel = task % parts * 8, k = block * blocking.block_depth;
     gemm_pack_columns<Kernel>(
         b, offset, col + panel * Kernel::nr, std::min<index>(8 * Kernel::nr, cols - panel * Kernel::nr), k,
         std::min(blocking.block_depth, blocking.depth - k),
-        out + block * panels * blocking.panel_bytes(0) + panel * blocking.panel_bytes(block),
+        out + (block - first) * panels * blocking.panel_bytes(0) + panel * blocking.panel_bytes(block),
         blocking.panel_bytes(block));
   });
 }

