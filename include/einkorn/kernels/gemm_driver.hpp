@@ -226,7 +226,6 @@ class gemm_driver {
                 char* scratch) {
     if constexpr (!std::is_void_v<typename Kernel::instruction>)
       if (cut.b == gemm_b::dots || cut.b == gemm_b::rows) return multiply_few_rows(tile, scratch);
-    const index col_panels = cut.panel_count(tile.cols);
     const any_matrix a = with_data(g.a, data.a);
     gemm_tile_args<accumulator> t;
     t.a_step = cut.a_step;
@@ -249,12 +248,8 @@ class gemm_driver {
         else if (cut.a == gemm_a::rows)
           gemm_pack_rows<Kernel>(a, tile.batch * g.batch_a, tile.row + at.pass, at.pass_end - at.pass, at.k,
                                  at.depth, scratch, cut.a_stride);
-        for (index row = at.pass; row < at.pass_end; row += cut.tile_rows) {
-          index panel = 0;
-          for (; cut.wide && (panel + gemm_wide_panels) * Kernel::nr <= tile.cols; panel += gemm_wide_panels)
-            multiply_tile(tile, at, row, panel, col_panels, t, scratch, gemm_wide_panels);
-          for (; panel < col_panels; ++panel) multiply_tile(tile, at, row, panel, col_panels, t, scratch);
-        }
+        for (index row = at.pass; row < at.pass_end; row += cut.tile_rows)
+          multiply_row(tile, at, row, t, scratch);
       }
     }
   }
@@ -264,78 +259,82 @@ class gemm_driver {
     return m;
   }
 
-  /// One tile of C, or `count` panels in one row: A and B from where they are.
-  void multiply_tile(const task_tile& tile, const position& at, index row, index panel, index col_panels,
-                     gemm_tile_args<accumulator>& t, char* scratch, index count = 1) {
-    const index rows = std::min(cut.tile_rows, at.pass_end - row);
-    const index col = panel * Kernel::nr, cols = std::min(count * Kernel::nr, tile.cols - col);
-    char* const packed_b = scratch + cut.a_bytes;
+  /// A row of tiles of C, one panel (or 4 panels) after another.
+  void multiply_row(const task_tile& tile, const position& at, index row, gemm_tile_args<accumulator>& t,
+                    char* scratch) {
+    const index panels = cut.panel_count(tile.cols), rows = std::min(cut.tile_rows, at.pass_end - row);
     t.a = cut.a == gemm_a::in_place
-              ? static_cast<const char*>(data.a) +
-                    (tile.batch * g.batch_a + (tile.row + row) * g.a.stride + at.k) * size_of(g.a.type)
+              ? gemm_address(with_data(g.a, data.a),
+                             tile.batch * g.batch_a + (tile.row + row) * g.a.stride + at.k)
           : cut.a == gemm_a::rows
               ? scratch + (row - at.pass) * cut.a_stride
               : scratch + (row - at.pass) / cut.tile_rows * gemm_a_panel_bytes(t.groups, cut.a_step);
+    // A is read few times, from memory: each tile fetches a share of its next rows.
+    const bool fetches = cut.prefetches_a && row + cut.tile_rows < tile.rows;
+    const index share = fetches ? cut.tile_rows * cut.a_stride / panels : 0;
+    t.next = fetches ? t.a + cut.tile_rows * cut.a_stride : nullptr;
+    t.next_step = fetches ? std::max<index>(1, share / t.groups) : 0;
+    const index c_size = size_of(g.c.type), c_place = c_offset(tile, row, 0);
+    char* const c_row = static_cast<char*>(data.c) + c_place * c_size;
+    index count = 1;
+    for (index panel = 0; panel < panels; panel += count, t.next += count * share) {
+      count = cut.wide && (panel + gemm_wide_panels) * Kernel::nr <= tile.cols ? gemm_wide_panels : 1;
+      const index col = panel * Kernel::nr, cols = std::min(count * Kernel::nr, tile.cols - col);
+      const bool whole = cut.whole_vectors(cols) && !cut.split;
+      place_b(tile, at, row, panel, cols, t, scratch + cut.a_bytes);
+      char* const c = c_row + col * c_size;
+      if (t.groups >= 16 && !cut.split) {  // C is needed a whole tile later: 1 to 4 % where it is not near
+        gemm_prefetch_rows(c, g.c.stride * c_size, rows, cols * c_size);
+        const any_matrix& pre = g.e.preactivation;
+        if (pre.data != nullptr)
+          gemm_prefetch_rows(gemm_address(pre, tile.batch * g.batch_preactivation +
+                                                   (tile.row + row) * pre.stride + tile.col + col),
+                             pre.stride * size_of(pre.type), rows, cols * size_of(pre.type));
+      }
+      t.narrow = nullptr;
+      t.acc_stride = g.c.stride;
+      if (whole && cut.direct) {
+        t.acc = reinterpret_cast<accumulator*>(c);
+        t.accumulate = at.block > 0 || g.e.beta != 0;
+        run_kernel(rows, cols, t);
+      } else if (whole && cut.converts && count == 1) {
+        t.narrow = c;
+        t.narrow_type = g.c.type;
+        t.accumulate = false;
+        run_kernel(rows, cols, t);
+      } else {
+        t.acc = cut.sums_stay ? tile.sums + sums_place(row, col, panels) : tile.sums;
+        t.acc_stride = sums_stride(tile, cols);
+        t.accumulate = at.block != tile.first_block;
+        run_kernel(rows, cols, t);
+        if (at.block + 1 == cut.blocks && !cut.split)
+          gemm_finish_tile(g, data.c, tile.batch, tile.row + row, rows, tile.col + col, cols, t.acc,
+                           t.acc_stride);
+      }
+    }
+  }
+
+  /// B of a tile: ready, in place, or packed here for the first row of tiles.
+  void place_b(const task_tile& tile, const position& at, index row, index panel, index cols,
+               gemm_tile_args<accumulator>& t, char* memory) {
     t.b_stride = Kernel::nr * 4;
     if (at.ready != nullptr) {
       t.b = at.ready + panel * at.panel_bytes;
-    } else if (cut.b == gemm_b::in_place && cut.whole_vectors(cols)) {
-      t.b = static_cast<const char*>(data.b) +
-            (tile.batch * g.batch_b + at.k * g.b.stride + tile.col + col) * size_of(g.b.type);
-      t.b_stride = g.b.stride * size_of(g.b.type);
     } else {
-      char* const own = packed_b + (cut.keeps_b ? panel * at.panel_bytes : 0);
-      if (row == 0)
-        gemm_pack_columns<Kernel>(with_data(g.b, data.b), tile.batch * g.batch_b, tile.col + col, cols, at.k,
-                                  at.depth, own, at.panel_bytes);
-      t.b = own;
-    }
-    t.initial = compensation(t);
-    // A is read few times, from memory: each tile fetches a share of its next rows.
-    const bool fetches = cut.prefetches_a && row + cut.tile_rows < tile.rows;
-    const index share = fetches ? cut.tile_rows * cut.a_stride / col_panels : 0;
-    t.next_step = fetches ? std::max<index>(1, share / t.groups) : 0;
-    t.next = fetches ? t.a + cut.tile_rows * cut.a_stride + panel * share : t.b;
-    run_tile(tile, row, rows, col, cols, at.block, t,
-             cut.sums_stay ? tile.sums + sums_place(row, col, col_panels) : tile.sums);
-  }
-
-  /// One tile (or 4 in one row): multiplied, and finished if this is the last block of depth.
-  void run_tile(const task_tile& tile, index row, index rows, index col, index cols, index block,
-                gemm_tile_args<accumulator>& t, accumulator* sums) {
-    const bool whole = cut.whole_vectors(cols) && !cut.split, last = block + 1 == cut.blocks && !cut.split;
-    char* const c = static_cast<char*>(data.c) + c_offset(tile, row, col) * size_of(g.c.type);
-    if (t.groups >= 16 && !cut.split) {  // C is needed a whole tile later: 1 to 4 % where it is not near
-      gemm_prefetch_rows(c, g.c.stride * size_of(g.c.type), rows, cols * size_of(g.c.type));
-      const any_matrix& pre = g.e.preactivation;
-      if (pre.data != nullptr) {
-        const index at = tile.batch * g.batch_preactivation + (tile.row + row) * pre.stride + tile.col + col;
-        gemm_prefetch_rows(gemm_address(pre, at), pre.stride * size_of(pre.type), rows,
-                           cols * size_of(pre.type));
+      const any_matrix b = with_data(g.b, data.b);
+      const index col = tile.col + panel * Kernel::nr;
+      if (cut.b == gemm_b::in_place && cut.whole_vectors(cols)) {
+        t.b = gemm_address(b, tile.batch * g.batch_b + at.k * b.stride + col);
+        t.b_stride = b.stride * size_of(b.type);
+      } else {
+        char* const own = memory + (cut.keeps_b ? panel * at.panel_bytes : 0);
+        if (row == 0)
+          gemm_pack_columns<Kernel>(b, tile.batch * g.batch_b, col, cols, at.k, at.depth, own,
+                                    at.panel_bytes);
+        t.b = own;
       }
     }
-    t.narrow = nullptr;
-    if (whole && cut.direct) {
-      t.acc = reinterpret_cast<accumulator*>(c);
-      t.acc_stride = g.c.stride;
-      t.accumulate = block > 0 || g.e.beta != 0;
-      run_kernel(rows, cols, t);
-      return;
-    }
-    if (whole && cut.converts && cols <= Kernel::nr) {
-      t.narrow = c;
-      t.narrow_type = g.c.type;
-      t.acc_stride = g.c.stride;
-      t.accumulate = false;
-      Kernel::run(static_cast<int>(rows), static_cast<int>(cols), t);
-      return;
-    }
-    t.acc = sums;
-    t.acc_stride = sums_stride(tile, cols);
-    t.accumulate = block != tile.first_block;
-    run_kernel(rows, cols, t);
-    if (last)
-      gemm_finish_tile(g, data.c, tile.batch, tile.row + row, rows, tile.col + col, cols, sums, t.acc_stride);
+    t.initial = compensation(t);
   }
 
   /// -128 times the column sums of a panel, where bytes of A were flipped.
