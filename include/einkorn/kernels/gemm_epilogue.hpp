@@ -5,6 +5,7 @@
 #include "elements.hpp"
 #include "gemm_dequantize.hpp"
 #include "math.hpp"
+#include "two_vectors.hpp"
 
 EINKORN_BEGIN_LEVEL
 
@@ -79,13 +80,23 @@ inline void gemm_finish_rows(const detail::gemm_args& g, void* c_data, index bat
 template <class C, class Pre, class Act>
 inline void gemm_finish_linear(const float* bias, index rows, index cols, const float* acc, index acc_stride,
                                C* c, index c_stride, Pre* pre, index pre_stride, const Act& act) {
-  for (index col = 0; col < cols; col += vf_size) {
-    const vf shift = bias != nullptr ? load(bias + col) : broadcast(0.0f);
+  index col = 0;
+  for (; col + 2 * vf_size <= cols; col += 2 * vf_size) {  // bf16 is rounded and stored two vectors at a time
+    const two_vectors shift =
+        bias != nullptr ? load_two(bias + col) : two_vectors{broadcast(0.0f), broadcast(0.0f)};
     for (index r = 0; r < rows; ++r) {
-      const vf v = load(acc + r * acc_stride + col) + shift;
-      if constexpr (!std::is_void_v<Pre>) store(pre + r * pre_stride + col, v);
-      store(c + r * c_stride + col, act(v));
+      const float* const sums = acc + r * acc_stride + col;
+      const two_vectors v{load(sums) + shift.first, load(sums + vf_size) + shift.second};
+      if constexpr (!std::is_void_v<Pre>) put_in_order(pre + r * pre_stride + col, v, false);
+      put_in_order(c + r * c_stride + col, {act(v.first), act(v.second)}, false);
     }
+  }
+  if (col == cols) return;
+  const vf shift = bias != nullptr ? load(bias + col) : broadcast(0.0f);
+  for (index r = 0; r < rows; ++r) {
+    const vf v = load(acc + r * acc_stride + col) + shift;
+    if constexpr (!std::is_void_v<Pre>) store(pre + r * pre_stride + col, v);
+    store(c + r * c_stride + col, act(v));
   }
 }
 
