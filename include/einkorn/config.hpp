@@ -1,6 +1,10 @@
 /// Version, the two modes of use, and the namespaces that keep copies of the library apart.
 #pragma once
 
+#if __cplusplus < 202002L
+#error "einkorn needs C++20: add -std=c++20 (CMake: target_compile_features(TARGET PRIVATE cxx_std_20))"
+#endif
+
 #define EINKORN_VERSION_MAJOR 0
 #define EINKORN_VERSION_MINOR 1
 #define EINKORN_VERSION_PATCH 0
