@@ -111,10 +111,21 @@ double best_seconds(const std::function<void()>& call, int times) {
 }
 
 /// The machine's limits for this type, from all calls: the best of registers, the median of memory, whose
-/// rate moves with what the neighbours do.
+/// rate moves with what the neighbours do; and the mean of registers between the steps, for the same reason.
 struct limits {
   double flop_rate = 0, byte_rate = 0;
+  double sustained_flop = 0, sustained_seconds = 0;
   std::array<std::vector<double>, 2> moved;  // seconds with plain stores, and with those past the caches
+
+  void sustain(dtype type) {
+    const register_loop peak = register_peak(einkorn::active_isa(), type);
+    const double start = now();
+    for (double spent = 0; peak.run && spent < 0.1; spent = now() - start) {
+      peak.run();
+      sustained_flop += peak.flop;
+    }
+    sustained_seconds += now() - start;
+  }
 
   void measure(dtype type) {
     const register_loop peak = register_peak(einkorn::active_isa(), type);
@@ -217,6 +228,7 @@ int run(const options& o) {
       if (std::exchange(warm, true)) {
         seconds += spent;
         steps += done;
+        machine.sustain(type);
       } else {  // the first run counts in nothing
         model->times = {};
         rows = rows_times_keys = flop = 0;
@@ -233,6 +245,7 @@ int run(const options& o) {
                {"flop_per_step", flop / count},
                {"tokens_per_step", rows / count},
                {"peak_flops", peak_rate},
+               {"sustained_flops", machine.sustained_flop / std::max(machine.sustained_seconds, 1e-9)},
                {"stream_bytes_per_second", byte_rate},
                {"mfu", peak_rate > 0 && seconds > 0 ? flop / seconds / peak_rate : 0},
                {"peak_rss_gib", static_cast<double>(usage.ru_maxrss) / 1048576},
