@@ -22,12 +22,15 @@ inline void gemm_dots(index depth, const char* a, index a_stride, const Source* 
   using element = typename Instruction::element;
   using vector = typename Instruction::vector;
   constexpr int group = 4 / static_cast<int>(sizeof(element)), run = Instruction::lanes * group;
-  const Source* columns[4];
-  for (index c = 0; c < 4; ++c) columns[c] = b + (c < cols ? c : 0) * stride;  // the first one again
-  vector acc[Rows][4];
-  for (auto& row : acc)
-    for (vector& v : row) v = Instruction::zero();
-  const auto step = [&](index k, const auto& words) __attribute__((always_inline)) {
+  constexpr int sets = Rows == 1 ? 2 : 1;  // of sums: four alone would wait for each other
+  // 1 KiB ahead: the start of the next column, near the end of this one. Slower by a tenth on AVX2 (Zen 3).
+  constexpr bool prefetches = EINKORN_LEVEL_AT_LEAST_AVX512_VNNI;
+  const Source* const columns[4] = {b, b + (cols > 1) * stride, b + (cols > 2) * 2 * stride,
+                                    b + (cols > 3) * 3 * stride};  // without one: the first one again
+  vector acc[sets][Rows][4];
+  EINKORN_UNROLL
+  for (int i = 0; i < sets * Rows * 4; ++i) acc[i / (4 * Rows)][i / 4 % Rows][i % 4] = Instruction::zero();
+  const auto step = [&](index k, auto& sum, const auto& words) __attribute__((always_inline)) {
     typename Instruction::group a_groups[Rows];
     EINKORN_UNROLL
     for (int r = 0; r < Rows; ++r) a_groups[r] = Instruction::load_groups(a + r * a_stride + k / group * 4);
@@ -35,19 +38,35 @@ inline void gemm_dots(index depth, const char* a, index a_stride, const Source* 
     for (int c = 0; c < 4; ++c) {
       const auto b_group = Instruction::as_groups(words(columns[c] + k));
       EINKORN_UNROLL
-      for (int r = 0; r < Rows; ++r) acc[r][c] = Instruction::multiply_add(acc[r][c], a_groups[r], b_group);
+      for (int r = 0; r < Rows; ++r) sum[r][c] = Instruction::multiply_add(sum[r][c], a_groups[r], b_group);
     }
   };
+  const auto whole = [](const Source* p) { return words_along_k<element>(p); };
   index k = 0;
-  for (; k + run <= depth; k += run) {
+  for (; k + sets * run <= depth; k += sets * run) {
     EINKORN_UNROLL
-    for (int c = 0; c < 4; ++c)  // 1 KiB ahead: the start of the next column, near the end of this one
-      __builtin_prefetch(reinterpret_cast<const char*>(columns[c] + k) + 1024);
-    step(k, [](const Source* p) { return words_along_k<element>(p); });
+    for (int set = 0; set < sets; ++set) {
+      EINKORN_UNROLL
+      for (int c = 0; prefetches && c < 4; ++c)
+        __builtin_prefetch(reinterpret_cast<const char*>(columns[c] + k + set * run) + 1024);
+      step(k + set * run, acc[set], whole);
+    }
   }
-  if (k < depth) step(k, [&](const Source* p) { return words_along_k_first<element>(p, depth - k); });
-  for (index r = 0; r < Rows; ++r)
-    for (index c = 0; c < cols; ++c) sums[r * sums_stride + c] = Instruction::sum(acc[r][c]);
+  if (sets > 1 && k + run <= depth) {
+    step(k, acc[0], whole);
+    k += run;
+  }
+  if (k < depth)
+    step(k, acc[sets - 1], [&](const Source* p) { return words_along_k_first<element>(p, depth - k); });
+  EINKORN_UNROLL
+  for (int r = 0; r < Rows; ++r) {
+    EINKORN_UNROLL
+    for (int c = 0; c < 4; ++c) {  // known places: the sums never leave their registers
+      const vector v = sets == 1 ? acc[0][r][c] : Instruction::add(acc[0][r][c], acc[sets - 1][r][c]);
+      const auto total = Instruction::sum(v);
+      if (c < cols) sums[r * sums_stride + c] = total;
+    }
+  }
 }
 
 /// One row of 4 panels of packed B, or the sums so far continued; Rows x 8 vectors.
