@@ -104,9 +104,10 @@ struct gemm_blocking {
     converts = Kernel::converts && g.c.type != dtype::f32 && plain && e.beta == 0 && blocks == 1;
   }
 
-  /// At this stride all rows of A fall into one set of L1 (4608 x 768 x 3072 of f32 loses a quarter).
-  static bool rows_collide(const any_matrix& a) {
-    return a.rows > 4 && a.stride * size_of(a.type) % 4096 == 0;
+  /// At this stride all rows fall into one set of L1 (A of 4608 x 768 x 3072 of f32 loses a quarter, B of
+  /// 24 x 1024 x 1024 as it lies as much).
+  static bool rows_collide(const any_matrix& m) {
+    return m.rows > 4 && m.stride * size_of(m.type) % 4096 == 0;
   }
 
   void set_tasks(const detail::gemm_args& g) {
@@ -141,7 +142,8 @@ struct gemm_blocking {
       b = gemm_b::rows;
       if (a == gemm_a::panels) a = gemm_a::rows;
     } else if (!g.b.transposed && std::is_same_v<typename Kernel::element, float> && g.b.type == dtype::f32 &&
-               (rows <= (Kernel::masks ? 2 : 4) * mr || cols * depth * 4 <= g.machine.l2 / 4)) {
+               (rows <= (Kernel::masks ? 2 : 4) * mr || cols * depth * 4 <= g.machine.l2 / 4) &&
+               !(rows > 2 * mr && rows_collide(g.b))) {
       b = gemm_b::in_place;
     } else {
       b = near ? gemm_b::own : gemm_b::shared;
