@@ -146,9 +146,9 @@ TEST_CASE("deep products of few tasks: depth is split between threads, and the b
   });
 }
 
-TEST_CASE("a right operand too large for the threads' buffer: packed one block of depth after another") {
+TEST_CASE("a right operand that L3 cannot keep is packed one block of depth after another") {
   on_each_level([](isa) {
-    // 2,104 columns of 2,100: 17.7 MB of f32; as many rows as make all threads share it on any machine.
+    // 17.7 MB of f32, and as many rows as make all threads share it on any machine.
     const gemm_shape s = quick() ? gemm_shape{90, 2104, 2100} : gemm_shape{390, 2104, 2100};
     for (const bool transposed : {true, false}) {
       if (quick() && !transposed) continue;
