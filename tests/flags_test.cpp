@@ -99,7 +99,7 @@ TEST_CASE("every other flag") {
       "0 "
       "--logging_steps 8 --save_steps 9 --save_strategy epoch --save_total_limit 2 --n_best_size 6 "
       "--max_answer_length 15 --version_2_with_negative --null_score_diff_threshold -1.5 "
-      "--pad_to_max_length false --threads 3 --dataset_dir D --output_dir O --overwrite_output_dir --int8 "
+      "--pad_to_max_length true --threads 3 --dataset_dir D --output_dir O --overwrite_output_dir --int8 "
       "--gradient_checkpointing --group_by_length");
   CHECK(given.int8);
   CHECK(given.gradient_checkpointing);
@@ -132,7 +132,7 @@ TEST_CASE("every other flag") {
   CHECK(given.max_answer_length == 15);
   CHECK(given.version_2_with_negative);
   CHECK(given.null_score_diff_threshold == -1.5);
-  CHECK(given.pad_to_max_length == false);
+  CHECK(given.pad_to_max_length);
   CHECK(given.threads == 3);
   CHECK(given.dataset_dir == "D");
   CHECK(given.overwrite_output_dir);
@@ -151,7 +151,7 @@ TEST_CASE("a boolean alone, or with its value, in every position") {
   CHECK(mixed.bf16);
   CHECK(mixed.seed == 7);
   CHECK(!mixed.version_2_with_negative);
-  CHECK(mixed.pad_to_max_length == true);
+  CHECK(mixed.pad_to_max_length);
   CHECK(parse("--max-steps 3 --per-device-train-batch-size=5").per_device_train_batch_size == 5);
   CHECK(refusal("--bf16=maybe") == "--bf16: expected true or false, found \"maybe\"");
   CHECK(refusal("--bf16 maybe") == "command line: expected a flag that begins with --, found \"maybe\"");

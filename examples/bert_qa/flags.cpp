@@ -104,8 +104,8 @@ class declaration {
     group_ = "Windows";
     whole("max_seq_length", out.max_seq_length, 8, 65535, "tokens in a window: question and context");
     whole("doc_stride", out.doc_stride, 0, 65535, "tokens that two windows of one context share");
-    maybe_boolean("pad_to_max_length", out.pad_to_max_length,
-                  "true: to --max_seq_length; false: not at all; unset: to a batch's longest");
+    boolean("pad_to_max_length", out.pad_to_max_length,
+            "train on windows padded to --max_seq_length; else packed without padding");
 
     group_ = "Training";
     whole("per_device_train_batch_size", out.per_device_train_batch_size, 1, 65536, "windows in a step");
@@ -242,16 +242,6 @@ class declaration {
         name, "", "", about,
         [name, &value](const std::string& given) {
           if (!read_boolean(given, value)) throw input_error("--" + name, "true or false", quote(given));
-        },
-        true);
-  }
-
-  void maybe_boolean(const std::string& name, std::optional<bool>& value, const char* about) {
-    add(
-        name, "", "", about,
-        [name, &value](const std::string& given) {
-          if (!read_boolean(given, value.emplace()))
-            throw input_error("--" + name, "true or false", quote(given));
         },
         true);
   }

@@ -25,9 +25,8 @@ struct flags {
 
   std::int64_t max_seq_length = 384;
   std::int64_t doc_stride = 128;  ///< tokens that two windows of one context share
-  /// run_qa.py: true. Nothing said: to the longest of each batch, which only saves work; false: no padding,
-  /// and the softmax of the loss over the real tokens only.
-  std::optional<bool> pad_to_max_length;
+  /// run_qa.py: true, with padding in the softmax of the loss. false: no padding, and less work.
+  bool pad_to_max_length = false;
 
   std::int64_t per_device_train_batch_size = 8;
   std::int64_t per_device_eval_batch_size = 8;

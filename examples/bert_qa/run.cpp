@@ -84,7 +84,6 @@ void take_embedded_values(flags& given, const embedded_set& set) {
   take(given.doc_stride, usual.doc_stride, set.doc_stride);
   if (given.warmup_steps == 0) take(given.warmup_ratio, usual.warmup_ratio, set.warmup_ratio);
   take(given.logging_steps, usual.logging_steps, 50);
-  if (!given.pad_to_max_length) given.pad_to_max_length = false;
 }
 
 /// The folder for the results: empty, to be overwritten, or with a checkpoint to go on from.
@@ -226,9 +225,7 @@ class session {
             .epsilon = given_.adam_epsilon,
             .max_grad_norm = given_.max_grad_norm,
             .seed = given_.seed,
-            .pad = !given_.pad_to_max_length   ? padding::longest
-                   : *given_.pad_to_max_length ? padding::max_length
-                                               : padding::none,
+            .pad = given_.pad_to_max_length ? padding::max_length : padding::none,
             .max_length = static_cast<std::int32_t>(given_.max_seq_length),
             .group_by_length = given_.group_by_length};
   }

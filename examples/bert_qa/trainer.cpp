@@ -72,14 +72,9 @@ void batch_builder::build(std::span<const feature> features, std::span<const std
   starts_.clear();
   ends_.clear();
   sequences_.clear();
-  std::int32_t longest = 0;
-  for (const std::int32_t number : chosen)
-    longest = std::max(longest, features[static_cast<std::size_t>(number)].size());
   for (const std::int32_t number : chosen) {
     const feature& f = features[static_cast<std::size_t>(number)];
-    const std::int32_t rows = pad == padding::none      ? f.size()
-                              : pad == padding::longest ? longest
-                                                        : std::max(max_length, f.size());
+    const std::int32_t rows = pad == padding::none ? f.size() : std::max(max_length, f.size());
     sequences_.push_back({.first_row = static_cast<index>(ids_.size()),
                           .rows = rows,
                           .keys = f.size(),

@@ -13,9 +13,9 @@
 
 namespace bert_qa {
 
-/// Rows of the token matrix beyond a feature's own tokens. max_length and longest are masked as keys, and
+/// Rows of the token matrix beyond a feature's own tokens. Those up to max_length are masked as keys, and
 /// take part in the softmax of the loss, as in run_qa; none has no such rows, and less work.
-enum class padding { max_length, longest, none };
+enum class padding { max_length, none };
 
 struct training_options {
   std::int64_t batch_size = 8;    ///< features of a micro-batch
@@ -30,7 +30,7 @@ struct training_options {
   double max_grad_norm = 1;  ///< 0: no clipping
   std::uint64_t seed = 42;
   einkorn::loss_scaler_options loss_scale = {};  ///< fp16
-  padding pad = padding::longest;
+  padding pad = padding::none;
   std::int32_t max_length = 384;  ///< for padding::max_length
   bool group_by_length = false;   ///< micro-batches of features of similar length
 };
