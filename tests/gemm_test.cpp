@@ -108,6 +108,13 @@ TEST_CASE("the same bits for 1, 2, 3 and 7 threads, plain and packed, and with a
   });
 }
 
+namespace {
+/// What C holds before a product is added to it.
+void fill(guarded_matrix<float>& c) {
+  for (index i = 0; i < c.memory.size(); ++i) c.memory[i] = static_cast<float>(i % 7) - 3;
+}
+}  // namespace
+
 TEST_CASE("deep products of few tasks: depth is split between threads, and the bits stay") {
   on_each_level([](isa) {
     for (const gemm_shape s : {gemm_shape{5, 13, 4500}, {20, 15, 9000}, {17, 64, 5000}, {3, 30, 9001}}) {
@@ -117,9 +124,6 @@ TEST_CASE("deep products of few tasks: depth is split between threads, and the b
           random_numbers random(12);
           const operand<float> a(s.rows, s.depth, l.a, 0, random), b(s.depth, s.cols, l.b, 0, random);
           const epilogue e{.beta = beta};
-          const auto fill = [&](guarded_matrix<float>& c) {
-            for (index i = 0; i < s.rows * s.cols; ++i) c.memory[i] = static_cast<float>(i % 7) - 3;
-          };
           guarded_matrix<float> first(s.rows, s.cols), c(s.rows, s.cols);
           fill(first);
           const auto expected = reference::gemm(a.view, b.view, first.const_view(), e);
@@ -159,9 +163,6 @@ TEST_CASE("a right operand that L3 cannot keep is packed one block of depth afte
         if (quick() && beta == 0) continue;
         const epilogue e{.beta = beta};
         guarded_matrix<float> expected(s.rows, s.cols), c(s.rows, s.cols);
-        const auto fill = [&](guarded_matrix<float>& m) {
-          for (index i = 0; i < s.rows * s.cols; ++i) m.memory[i] = static_cast<float>(i % 7) - 3;
-        };
         fill(expected);
         gemm(a.view, packed, expected.view(), e);
         for (const int threads : {1, 3}) {
