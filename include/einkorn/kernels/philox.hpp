@@ -1,9 +1,11 @@
 /// Philox4x32-10 in vectors, and the keep-or-drop bits that dropout makes of it.
 ///
-/// One 64-bit lane holds one word of one block: vpmuludq gives both halves of a product at once, and what
-/// stands in the upper half of a lane never matters, so a round is 2 products, 2 shifts and 2 (three-way)
-/// xors. Three counter words are the same for a whole run of blocks: most of the first three rounds is
-/// scalar. Several vectors run beside each other because a round waits about 7 cycles for itself.
+/// vpmuludq multiplies words that stand in 64-bit lanes. AVX-512 leaves them there, a block a lane: what is
+/// in the upper half of a lane never matters, and a round is 2 products, 2 shifts and 2 three-way xors. Below
+/// it the words of a vector stand side by side, are spread for a product and gathered from it: as many
+/// instructions a block, since xors are not three-way there, but half as many registers. A round waits about
+/// 7 cycles for itself, so several vectors run beside each other. Three counter words are the same for a
+/// whole run of blocks: most of the first three rounds is scalar.
 #pragma once
 
 #include <cstring>
@@ -16,15 +18,21 @@ EINKORN_BEGIN_LEVEL
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
 using vu = __m512i;
 inline vu vu_set(std::uint32_t a) { return _mm512_set1_epi32(static_cast<int>(a)); }
-inline vu vu_multiply(vu a, vu b) { return _mm512_mul_epu32(a, b); }
-inline vu vu_upper(vu a) { return _mm512_srli_epi64(a, 32); }
 inline vu vu_add(vu a, vu b) { return _mm512_add_epi32(a, b); }
 inline vu vu_xor(vu a, vu b) { return _mm512_xor_si512(a, b); }
 inline vu vu_xor(vu a, vu b, vu c) { return _mm512_ternarylogic_epi32(a, b, c, 0x96); }
+/// The halves of the products of each block's words; a is the same for all blocks.
+struct wide_product {
+  vu high, low;
+};
+inline wide_product vu_multiply(vu a, vu b) {
+  const vu product = _mm512_mul_epu32(a, b);
+  return {_mm512_srli_epi64(product, 32), product};
+}
 // Lane 2k + r holds block 4r + k, so that the two vectors of 16-bit elements come out in order.
 inline vu vu_lane_blocks() { return _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7); }
 inline constexpr int philox_lanes = 8, philox_chains = 4;
-/// One bit an element, 8 bytes: bits >= threshold, of the words w0..w3 of each block.
+/// One bit an element, a byte a block: bits >= threshold, of the words w0..w3 of each block.
 inline void store_keep_bits(std::uint8_t* bits, vu w0, vu w1, vu w2, vu w3, std::uint32_t threshold) {
   const __m512i t = _mm512_set1_epi16(static_cast<short>(threshold));
   const __m512i w01 = _mm512_mask_shuffle_epi32(w0, 0xaaaa, w1, _MM_PERM_CCAA);
@@ -47,22 +55,29 @@ inline void split_bits(const std::uint8_t* bytes, std::uint8_t* out, index strid
 #elif EINKORN_LEVEL_AT_LEAST_AVX2
 using vu = __m256i;
 inline vu vu_set(std::uint32_t a) { return _mm256_set1_epi32(static_cast<int>(a)); }
-inline vu vu_multiply(vu a, vu b) { return _mm256_mul_epu32(a, b); }
-inline vu vu_upper(vu a) { return _mm256_srli_epi64(a, 32); }
 inline vu vu_add(vu a, vu b) { return _mm256_add_epi32(a, b); }
 inline vu vu_xor(vu a, vu b) { return _mm256_xor_si256(a, b); }
-inline vu vu_xor(vu a, vu b, vu c) { return _mm256_xor_si256(_mm256_xor_si256(a, b), c); }
-inline vu vu_lane_blocks() { return _mm256_setr_epi64x(0, 1, 2, 3); }
-inline constexpr int philox_lanes = 4, philox_chains = 3;
+inline vu vu_xor(vu a, vu b, vu c) { return _mm256_xor_si256(a, _mm256_xor_si256(b, c)); }
+struct wide_product {
+  vu high, low;
+};
+inline wide_product vu_multiply(vu a, vu b) {
+  const __m256 first = _mm256_castsi256_ps(_mm256_mul_epu32(a, _mm256_unpacklo_epi32(b, b)));
+  const __m256 second = _mm256_castsi256_ps(_mm256_mul_epu32(a, _mm256_unpackhi_epi32(b, b)));
+  return {_mm256_castps_si256(_mm256_shuffle_ps(first, second, 0xdd)),
+          _mm256_castps_si256(_mm256_shuffle_ps(first, second, 0x88))};
+}
+inline vu vu_lane_blocks() { return _mm256_setr_epi32(0, 1, 4, 5, 2, 3, 6, 7); }
+inline constexpr int philox_lanes = 8, philox_chains = 3;
 inline void store_keep_bits(std::uint8_t* bits, vu w0, vu w1, vu w2, vu w3, std::uint32_t threshold) {
   const __m256i t = _mm256_set1_epi16(static_cast<short>(threshold));
-  const __m256i w01 = _mm256_blend_epi32(w0, _mm256_slli_epi64(w1, 32), 0xaa);
-  const __m256i w23 = _mm256_blend_epi32(w2, _mm256_slli_epi64(w3, 32), 0xaa);
-  const __m256i even = _mm256_unpacklo_epi64(w01, w23), odd = _mm256_unpackhi_epi64(w01, w23);
-  const __m256i keep_even = _mm256_cmpeq_epi16(_mm256_max_epu16(even, t), even);
-  const __m256i keep_odd = _mm256_cmpeq_epi16(_mm256_max_epu16(odd, t), odd);
-  const int packed = _mm256_movemask_epi8(_mm256_packs_epi16(keep_even, keep_odd));
-  std::memcpy(bits, &packed, 4);
+  const auto keep = [&](vu w) { return _mm256_cmpeq_epi16(_mm256_max_epu16(w, t), w); };
+  const __m256i w02 = _mm256_packs_epi16(keep(w0), keep(w2)), w13 = _mm256_packs_epi16(keep(w1), keep(w3));
+  const __m256i w01 = _mm256_unpacklo_epi16(w02, w13), w23 = _mm256_unpackhi_epi16(w02, w13);
+  const int first = _mm256_movemask_epi8(_mm256_unpacklo_epi32(w01, w23));
+  const int second = _mm256_movemask_epi8(_mm256_unpackhi_epi32(w01, w23));
+  std::memcpy(bits, &first, 4);
+  std::memcpy(bits + 4, &second, 4);
 }
 inline constexpr int split_bytes = 32;
 inline void split_bits(const std::uint8_t* bytes, std::uint8_t* out, index stride) {
@@ -75,23 +90,30 @@ inline void split_bits(const std::uint8_t* bytes, std::uint8_t* out, index strid
 #else
 using vu = __m128i;
 inline vu vu_set(std::uint32_t a) { return _mm_set1_epi32(static_cast<int>(a)); }
-inline vu vu_multiply(vu a, vu b) { return _mm_mul_epu32(a, b); }
-inline vu vu_upper(vu a) { return _mm_srli_epi64(a, 32); }
 inline vu vu_add(vu a, vu b) { return _mm_add_epi32(a, b); }
 inline vu vu_xor(vu a, vu b) { return _mm_xor_si128(a, b); }
-inline vu vu_xor(vu a, vu b, vu c) { return _mm_xor_si128(_mm_xor_si128(a, b), c); }
-inline vu vu_lane_blocks() { return _mm_set_epi64x(1, 0); }
-inline constexpr int philox_lanes = 2, philox_chains = 3;
+inline vu vu_xor(vu a, vu b, vu c) { return _mm_xor_si128(a, _mm_xor_si128(b, c)); }
+struct wide_product {
+  vu high, low;
+};
+inline wide_product vu_multiply(vu a, vu b) {
+  const __m128 first = _mm_castsi128_ps(_mm_mul_epu32(a, _mm_unpacklo_epi32(b, b)));
+  const __m128 second = _mm_castsi128_ps(_mm_mul_epu32(a, _mm_unpackhi_epi32(b, b)));
+  return {_mm_castps_si128(_mm_shuffle_ps(first, second, 0xdd)),
+          _mm_castps_si128(_mm_shuffle_ps(first, second, 0x88))};
+}
+inline vu vu_lane_blocks() { return _mm_setr_epi32(0, 1, 2, 3); }
+inline constexpr int philox_lanes = 4, philox_chains = 2;
 inline void store_keep_bits(std::uint8_t* bits, vu w0, vu w1, vu w2, vu w3, std::uint32_t threshold) {
-  const __m128i t = _mm_set1_epi16(static_cast<short>(threshold)), zero = _mm_setzero_si128();
-  const __m128i lower = _mm_set_epi32(0, -1, 0, -1);
-  const __m128i w01 = _mm_or_si128(_mm_and_si128(w0, lower), _mm_slli_epi64(w1, 32));
-  const __m128i w23 = _mm_or_si128(_mm_and_si128(w2, lower), _mm_slli_epi64(w3, 32));
+  const __m128i t = _mm_set1_epi16(static_cast<short>(threshold));
   // SSE2 compares no unsigned words: threshold - bits saturates to 0 exactly where bits >= threshold.
-  const __m128i first = _mm_cmpeq_epi16(_mm_subs_epu16(t, _mm_unpacklo_epi64(w01, w23)), zero);
-  const __m128i second = _mm_cmpeq_epi16(_mm_subs_epu16(t, _mm_unpackhi_epi64(w01, w23)), zero);
-  const int packed = _mm_movemask_epi8(_mm_packs_epi16(first, second));
-  std::memcpy(bits, &packed, 2);
+  const auto keep = [&](vu w) { return _mm_cmpeq_epi16(_mm_subs_epu16(t, w), _mm_setzero_si128()); };
+  const __m128i w02 = _mm_packs_epi16(keep(w0), keep(w2)), w13 = _mm_packs_epi16(keep(w1), keep(w3));
+  const __m128i w01 = _mm_unpacklo_epi16(w02, w13), w23 = _mm_unpackhi_epi16(w02, w13);
+  const int first = _mm_movemask_epi8(_mm_unpacklo_epi32(w01, w23));
+  const int second = _mm_movemask_epi8(_mm_unpackhi_epi32(w01, w23));
+  std::memcpy(bits, &first, 2);
+  std::memcpy(bits + 2, &second, 2);
 }
 inline constexpr int split_bytes = 16;
 inline void split_bits(const std::uint8_t* bytes, std::uint8_t* out, index stride) {
@@ -125,10 +147,8 @@ class dropout_stream {
     c2_ = second_0.low ^ k1[2];
     d0_ = third_1.low ^ k0[3];
     d2_ = k1[3];
-    for (int round = 4; round < 10; ++round) {
-      k0_[round - 4] = k0[round];
-      k1_[round - 4] = k1[round];
-    }
+    std::memcpy(k0_, k0 + 4, sizeof k0_);
+    std::memcpy(k1_, k1 + 4, sizeof k1_);
   }
 
   /// How many bytes keep_bits may write for `count` elements, and keep_factors read, whatever `first` is.
@@ -145,14 +165,14 @@ class dropout_stream {
   void keep_blocks(index first, index step, index count, std::uint8_t* bits) const {
     const auto stride = static_cast<std::uint32_t>(step);
     auto block = static_cast<std::uint32_t>(first);
-    const vu places = vu_multiply(vu_lane_blocks(), vu_set(stride));
+    const shared_vectors shared(*this, stride);
     constexpr int most = philox_chains * philox_lanes;
     for (; count >= most; count -= most, block += most * stride, bits += most)
-      run<philox_chains>(block, stride, places, bits);
+      run<philox_chains>(block, stride, shared, bits);
     for (; count > philox_lanes;
          count -= 2 * philox_lanes, block += 2 * philox_lanes * stride, bits += 2 * philox_lanes)
-      run<2>(block, stride, places, bits);
-    if (count > 0) run<1>(block, stride, places, bits);
+      run<2>(block, stride, shared, bits);
+    if (count > 0) run<1>(block, stride, shared, bits);
   }
 
   /// The mask of a block of a matrix, transposed: bit i % 8 of out[j * stride + i / 8] says whether element
@@ -177,32 +197,48 @@ class dropout_stream {
     return {static_cast<std::uint32_t>(wide >> 32), static_cast<std::uint32_t>(wide)};
   }
 
+  /// What all blocks of a call share, spread over the lanes: in memory, where it costs no register.
+  struct shared_vectors {
+    vu places, k0[6], k1[6];
+    shared_vectors(const dropout_stream& s, std::uint32_t step)
+        : places(vu_multiply(vu_set(step), vu_lane_blocks()).low) {
+      for (int round = 0; round < 6; ++round) {
+        k0[round] = vu_set(s.k0_[round]);
+        k1[round] = vu_set(s.k1_[round]);
+      }
+    }
+  };
+
   template <int Chains>
-  void run(std::uint32_t block, std::uint32_t step, vu places, std::uint8_t* bits) const {
-    const vu m0_u64 = vu_set(m0), m1_u64 = vu_set(m1);
+  void run(std::uint32_t block, std::uint32_t step, const shared_vectors& shared, std::uint8_t* bits) const {
+    const vu m0_u32 = vu_set(m0), m1_u32 = vu_set(m1);
     vu w0[Chains], w1[Chains], w2[Chains], w3[Chains];
 #pragma GCC unroll 4
     for (int i = 0; i < Chains; ++i) {
-      const vu counter = vu_add(vu_set(block + static_cast<std::uint32_t>(i * philox_lanes) * step), places);
-      const vu q1 = vu_multiply(m1_u64, vu_xor(counter, vu_set(a2_)));       // round 2
-      const vu r0 = vu_multiply(m0_u64, vu_xor(vu_upper(q1), vu_set(b0_)));  // round 3
-      const vu s0 = vu_multiply(m0_u64, vu_xor(q1, vu_set(c0_)));            // round 4
-      const vu s1 = vu_multiply(m1_u64, vu_xor(vu_upper(r0), vu_set(c2_)));
-      w0[i] = vu_xor(vu_upper(s1), vu_set(d0_));
-      w1[i] = s1;
-      w2[i] = vu_xor(vu_upper(s0), r0, vu_set(d2_));
-      w3[i] = s0;
+      const vu counter =
+          vu_add(vu_set(block + static_cast<std::uint32_t>(i * philox_lanes) * step), shared.places);
+      const wide_product q1 = vu_multiply(m1_u32, vu_xor(counter, vu_set(a2_)));  // round 2
+      const wide_product r0 = vu_multiply(m0_u32, vu_xor(q1.high, vu_set(b0_)));  // round 3
+      const wide_product s0 = vu_multiply(m0_u32, vu_xor(q1.low, vu_set(c0_)));   // round 4
+      const wide_product s1 = vu_multiply(m1_u32, vu_xor(r0.high, vu_set(c2_)));
+      w0[i] = vu_xor(s1.high, vu_set(d0_));
+      w1[i] = s1.low;
+      w2[i] = vu_xor(s0.high, r0.low, vu_set(d2_));
+      w3[i] = s0.low;
     }
 #pragma GCC unroll 6
     for (int round = 0; round < 6; ++round) {
-      const vu k0 = vu_set(k0_[round]), k1 = vu_set(k1_[round]);
 #pragma GCC unroll 4
       for (int i = 0; i < Chains; ++i) {
-        const vu p0 = vu_multiply(m0_u64, w0[i]), p1 = vu_multiply(m1_u64, w2[i]);
-        w0[i] = vu_xor(vu_upper(p1), w1[i], k0);
-        w2[i] = vu_xor(vu_upper(p0), w3[i], k1);
-        w1[i] = p1;
-        w3[i] = p0;
+        const wide_product p0 = vu_multiply(m0_u32, w0[i]), p1 = vu_multiply(m1_u32, w2[i]);
+        w0[i] = vu_xor(p1.high, w1[i], shared.k0[round]);
+        w2[i] = vu_xor(p0.high, w3[i], shared.k1[round]);
+        w1[i] = p1.low;
+        w3[i] = p0.low;
+#if !EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+        // Else g++ puts products off into later rounds, and has no registers for what they wait for.
+        asm("" : "+x"(w0[i]), "+x"(w1[i]), "+x"(w2[i]), "+x"(w3[i]));
+#endif
       }
     }
 #pragma GCC unroll 4
