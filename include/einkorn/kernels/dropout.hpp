@@ -17,7 +17,8 @@ inline constexpr index mask_cols = 2048;
 /// chunk(first_col, count, factor) over the row; factor(i) is the vector of factors from column
 /// first_col + i on.
 template <class Chunk>
-inline void for_masked_chunks(dropout_rows& rows, index row, index cols, const Chunk& chunk) {
+[[gnu::always_inline]] inline void for_masked_chunks(dropout_rows& rows, index row, index cols,
+                                                     const Chunk& chunk) {
   if (!rows.drops()) return chunk(index{0}, cols, [](index) { return broadcast(1.0f); });
   const vf scale = broadcast(rows.scale());
   std::uint8_t bits[dropout_stream::bits_size(mask_cols)];
@@ -37,12 +38,13 @@ inline void dropout_block(const detail::dropout_args& a, index first, index last
     Y* y = row_of<Y>(a.y, r);
     // The generator binds where results are narrow, and streaming them costs 5 to 10 % then.
     const bool past_caches = a.streams && (sizeof(Y) == 4 || !rows.drops()) && can_stream(y);
-    for_masked_chunks(rows, r, n, [&](index col, index count, const auto& factor) {
-      write_row(
-          y + col, count, past_caches, [&](index i, const auto& lanes) __attribute__((always_inline)) {
-            return lanes(x + col + i) * factor(i);
-          });
-    });
+    for_masked_chunks(
+        rows, r, n, [&](index col, index count, const auto& factor) __attribute__((always_inline)) {
+          write_row(
+              y + col, count, past_caches, [&](index i, const auto& lanes) __attribute__((always_inline)) {
+                return lanes(x + col + i) * factor(i);
+              });
+        });
   }
   if (a.streams) streaming_done();
 }
@@ -51,19 +53,19 @@ inline void dropout_block(const detail::dropout_args& a, index first, index last
 template <class X>
 inline float add_residual(dropout_rows& rows, index r, const X* x, const float* residual, float* sum,
                           index n) {
-  four_sums sums;
-  const auto add = [&](index first, index count, const auto& factor) {
-    const auto one = [&](index i, const auto& lanes, vf& total) {
-      const vf value = fma(lanes(x + first + i), factor(i), lanes(residual + first + i));
-      lanes(sum + first + i, value);
-      total += value;
-    };
-    for_vectors(
-        count, sums, [&](index i, vf& total) { one(i, whole_vector{}, total); },
-        [&](index i, index rest, vf& total) { one(i, part_of_vector{rest}, total); });
-  };
-  for_masked_chunks(rows, r, n, add);
-  return sums.total();
+  float total = 0;
+  for_masked_chunks(
+      rows, r, n, [&](index first, index count, const auto& factor) __attribute__((always_inline)) {
+        four_sums sums;
+        for_vectors(
+            count, sums, [&](index i, const auto& lanes, vf& part) __attribute__((always_inline)) {
+              const vf value = fma(lanes(x + first + i), factor(i), lanes(residual + first + i));
+              lanes(sum + first + i, value);
+              part += value;
+            });
+        total += sums.total();
+      });
+  return total;
 }
 
 /// A sum that goes past the caches is read again before it may: the row waits here in L1.
@@ -86,11 +88,12 @@ inline void fused_block(const detail::dropout_residual_layernorm_args& a, index 
     const output_row<Y, Narrow> out(a.y, a.narrow, r, a.streams_y, a.streams_narrow);
     const vf mean = broadcast(m.mean), rstd = broadcast(m.rstd);
     const float *gamma = a.gamma, *beta = a.beta;
-    out.write(0, n, [&](index i, const auto& lanes) {
-      const vf value = lanes(kept + i);
-      if (sum_past_caches) lanes(sum + i, value, true);
-      return fma((value - mean) * rstd, lanes(gamma + i), lanes(beta + i));
-    });
+    out.write(
+        0, n, [&](index i, const auto& lanes) __attribute__((always_inline)) {
+          const vf value = lanes(kept + i);
+          if (sum_past_caches) lanes(sum + i, value, true);
+          return fma((value - mean) * rstd, lanes(gamma + i), lanes(beta + i));
+        });
   }
   if (a.streams_sum || a.streams_y || a.streams_narrow) streaming_done();
 }
@@ -122,7 +125,7 @@ inline void fused_backward_block(const detail::dropout_residual_layernorm_backwa
     float* dresidual = a.dresidual ? row_of<float>(a.dresidual, r) : nullptr;
     const bool dx_past_caches = a.streams_dx && can_stream(dx);
     const bool dresidual_past_caches = a.streams_dresidual && can_stream(dresidual);
-    const auto write = [&](index col, index count, const auto& factor) {
+    const auto write = [&](index col, index count, const auto& factor) __attribute__((always_inline)) {
       write_row(
           dx + col, count, dx_past_caches, [&](index i, const auto& lanes) __attribute__((always_inline)) {
             const vf value = gradient(col + i, lanes);

@@ -28,13 +28,14 @@ inline void forward_block(const detail::embedding_layernorm_dropout_args& a, ind
     const output_row<Y, Narrow> y(a.y, a.narrow, r, a.streams_y, a.streams_narrow);
     const vf mean = broadcast(m.mean), rstd = broadcast(m.rstd);
     const float *gamma = a.gamma, *beta = a.beta;
-    const auto write = [&](index col, index count, const auto& factor) {
-      y.write(col, count, [&](index k, const auto& lanes) {
-        const index i = col + k;
-        const vf value = lanes(kept + i);
-        if (sum_past_caches) lanes(sum + i, value, true);
-        return fma((value - mean) * rstd, lanes(gamma + i), lanes(beta + i)) * factor(k);
-      });
+    const auto write = [&](index col, index count, const auto& factor) __attribute__((always_inline)) {
+      y.write(
+          col, count, [&](index k, const auto& lanes) __attribute__((always_inline)) {
+            const index i = col + k;
+            const vf value = lanes(kept + i);
+            if (sum_past_caches) lanes(sum + i, value, true);
+            return fma((value - mean) * rstd, lanes(gamma + i), lanes(beta + i)) * factor(k);
+          });
     };
     dropout_blocks::for_masked_chunks(rows, r, n, write);
   }
@@ -50,7 +51,7 @@ inline void backward_block(const detail::embedding_layernorm_dropout_backward_ar
   for (index r = first; r < last; ++r) {
     const D* dy = row_of<const D>(a.dy, r);
     float* d = memory.d_row;
-    const auto mask = [&](index col, index count, const auto& factor) {
+    const auto mask = [&](index col, index count, const auto& factor) __attribute__((always_inline)) {
       for_vectors(count,
                   [&](index i, const auto& lanes) { lanes(d + col + i, lanes(dy + col + i) * factor(i)); });
     };

@@ -50,7 +50,7 @@ struct output_row {
   }
   /// The columns [first, first + count) of both: value(i, all_lanes) with i from 0 on.
   template <class Value>
-  void write(index first, index count, const Value& value) const {
+  [[gnu::always_inline]] void write(index first, index count, const Value& value) const {
     if constexpr (std::is_void_v<Narrow>) {
       write_row(y + first, count, y_past_caches, value);
     } else {

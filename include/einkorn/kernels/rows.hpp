@@ -66,21 +66,6 @@ inline float sum_row(const X* x, index n, float fill, const Add& add) {
   return sums.total();
 }
 
-/// body(i, sums) over whole vectors of [0, n), the sums taken in turn, then last(i, count, sums) for the
-/// rest.
-template <class Body, class Last>
-inline void for_vectors(index n, four_sums& sums, const Body& body, const Last& last) {
-  index i = 0;
-  for (; i + 4 * vf_size <= n; i += 4 * vf_size) {
-    body(i, sums.part[0]);
-    body(i + vf_size, sums.part[1]);
-    body(i + 2 * vf_size, sums.part[2]);
-    body(i + 3 * vf_size, sums.part[3]);
-  }
-  for (; i + vf_size <= n; i += vf_size) body(i, sums.part[0]);
-  if (i < n) last(i, n - i, sums.part[1]);
-}
-
 /// body(i, all_lanes) over [0, n): all_lanes(p) loads and all_lanes(p, v) stores a whole vector, or what is
 /// left of the row in the last call. p is a pointer, or another row that has load and store.
 struct whole_vector {
@@ -96,6 +81,7 @@ struct whole_vector {
   void operator()(P p, vf value, bool past_caches) const {
     put(p, value, past_caches);
   }
+  vf within_row(vf value) const { return value; }
 };
 struct part_of_vector {
   index count;
@@ -107,24 +93,42 @@ struct part_of_vector {
   void operator()(P p, vf value, bool /*past_caches*/ = false) const {
     store_first(p, value, count);
   }
+  /// 0 in the lanes beyond the row.
+  vf within_row(vf value) const {
+    float lanes[vf_size];
+    store(lanes, value);
+    return load_first(lanes, count);
+  }
 };
 template <class Body>
-inline void for_vectors(index n, const Body& body) {
+[[gnu::always_inline]] inline void for_vectors(index n, const Body& body) {
   index i = 0;
   for (; i + vf_size <= n; i += vf_size) body(i, whole_vector{});
   if (i < n) body(i, part_of_vector{n - i});
 }
+/// body(i, all_lanes, sum) with four sums in turn.
+template <class Body>
+[[gnu::always_inline]] inline void for_vectors(index n, four_sums& sums, const Body& body) {
+  index i = 0;
+  for (; i + 4 * vf_size <= n; i += 4 * vf_size) {
+    body(i, whole_vector{}, sums.part[0]);
+    body(i + vf_size, whole_vector{}, sums.part[1]);
+    body(i + 2 * vf_size, whole_vector{}, sums.part[2]);
+    body(i + 3 * vf_size, whole_vector{}, sums.part[3]);
+  }
+  for (; i + vf_size <= n; i += vf_size) body(i, whole_vector{}, sums.part[0]);
+  if (i < n) body(i, part_of_vector{n - i}, sums.part[1]);
+}
 
-/// y[i] = value(i, all_lanes) over [0, n); bf16 two vectors at a time, rounded and stored together. `value`
-/// is called in four places: what is more than a few instructions says always_inline.
+/// y[i] = value(i, all_lanes) over [0, n), two vectors at a time: bf16 is rounded and stored together.
+/// `value` is called in four places: what is more than a few instructions says always_inline, or what it
+/// captures by reference is read again after every store.
 template <class P, class Value>
 [[gnu::always_inline]] inline void write_row(P y, index n, bool past_caches, const Value& value) {
   index i = 0;
-  if constexpr (std::is_same_v<P, bf16*>) {
-    for (; i + 2 * vf_size <= n; i += 2 * vf_size) {
-      const vf first = value(i, whole_vector{}), second = value(i + vf_size, whole_vector{});
-      put_in_order(y + i, {first, second}, past_caches);
-    }
+  for (; i + 2 * vf_size <= n; i += 2 * vf_size) {
+    const vf first = value(i, whole_vector{}), second = value(i + vf_size, whole_vector{});
+    put_in_order(y + i, {first, second}, past_caches);
   }
   for (; i + vf_size <= n; i += vf_size) put(y + i, value(i, whole_vector{}), past_caches);
   if (i < n) store_first(y + i, value(i, part_of_vector{n - i}), n - i);

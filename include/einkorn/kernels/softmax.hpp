@@ -119,20 +119,11 @@ inline void softmax_row(const Row& row, Y y, index n, float* lse, bool past_cach
     add(paired, sums.part[0], sums.part[1]);
     add(paired + 2 * vf_size, sums.part[2], sums.part[3]);
   }
-  for_vectors(
-      n - paired, sums,
-      [&](index k, vf& sum) {
-        const vf e = exp2(row.below(shift, paired + k, whole_vector{}) * log2_e);
-        if (stored) store(exps + paired + k, e);
-        sum += e;
-      },
-      [&](index k, index count, vf& sum) {
-        const vf e = exp2(row.below(shift, paired + k, part_of_vector{count}) * log2_e);
-        float lanes[vf_size];
-        store(lanes, e);
-        if (stored) store_first(exps + paired + k, e, count);
-        sum += load_first(lanes, count);
-      });
+  for_vectors(n - paired, sums, [&](index k, const auto& lanes, vf& sum) {
+    const vf e = exp2(row.below(shift, paired + k, lanes) * log2_e);
+    if (stored) lanes(exps + paired + k, e);
+    sum += lanes.within_row(e);
+  });
   const float total = sums.total();
   const vf factor = broadcast(total == 0 ? 0.0f : 1 / total);
   if (stored) {
@@ -207,11 +198,9 @@ inline void softmax_backward(const detail::softmax_backward_args& a) {
         add(q.first, h.first, sums.part[2]);
         add(q.second, h.second, sums.part[3]);
       }
-      for_vectors(
-          n - i, sums, [&](index k, vf& sum) { add(load(y + i + k), load(dy + i + k), sum); },
-          [&](index k, index count, vf& sum) {
-            add(load_first(y + i + k, count), load_first(dy + i + k, count), sum);
-          });
+      for_vectors(n - i, sums, [&](index k, const auto& lanes, vf& sum) {
+        add(lanes(y + i + k), lanes(dy + i + k), sum);
+      });
       const vf mean = broadcast(sums.total());
       const auto gradient = [&](vf p, vf g) { return where_equal(p, 0.0f, zero, scale * p * (g - mean)); };
       i = 0;
