@@ -88,8 +88,12 @@ inline void fused_block(const detail::dropout_residual_layernorm_args& a, index 
     const output_row<Y, Narrow> out(a.y, a.narrow, r, a.streams_y, a.streams_narrow);
     const vf mean = broadcast(m.mean), rstd = broadcast(m.rstd);
     const float *gamma = a.gamma, *beta = a.beta;
+    const bool from_memory = a.streams_sum || a.streams_y;
+    const next_row next_x(a.x, r, last, from_memory), next_residual(a.residual, r, last, from_memory);
     out.write(
         0, n, [&](index i, const auto& lanes) __attribute__((always_inline)) {
+          next_x.fetch(i);
+          next_residual.fetch(i);
           const vf value = lanes(kept + i);
           if (sum_past_caches) lanes(sum + i, value, true);
           return fma((value - mean) * rstd, lanes(gamma + i), lanes(beta + i));
@@ -125,9 +129,15 @@ inline void fused_backward_block(const detail::dropout_residual_layernorm_backwa
     float* dresidual = a.dresidual ? row_of<float>(a.dresidual, r) : nullptr;
     const bool dx_past_caches = a.streams_dx && can_stream(dx);
     const bool dresidual_past_caches = a.streams_dresidual && can_stream(dresidual);
+    const bool from_memory = a.streams_dx || a.streams_dresidual;
+    const next_row next_dy(a.dy, r, last, from_memory), next_sum(a.sum, r, last, from_memory),
+        next_added(a.dy_added ? a.dy_added : a.dy, r, last, from_memory);
     const auto write = [&](index col, index count, const auto& factor) __attribute__((always_inline)) {
       write_row(
           dx + col, count, dx_past_caches, [&](index i, const auto& lanes) __attribute__((always_inline)) {
+            next_dy.fetch(col + i);
+            next_added.fetch(col + i);
+            next_sum.fetch(col + i);
             const vf value = gradient(col + i, lanes);
             if (dresidual != nullptr) lanes(dresidual + col + i, value, dresidual_past_caches);
             return value * factor(i);

@@ -17,8 +17,10 @@ inline void forward_block(const detail::layernorm_args& a, index first, index la
     const output_row<Y, Narrow> out(a.y, a.narrow, r, a.streams_y, a.streams_narrow);
     const vf mean = broadcast(m.mean), rstd = broadcast(m.rstd);
     const float *gamma = a.gamma, *beta = a.beta;
+    const next_row next(a.x, r, last, a.streams_y);
     out.write(
         0, n, [&](index i, const auto& lanes) __attribute__((always_inline)) {
+          next.fetch(i);
           return fma((lanes(x + i) - mean) * rstd, lanes(gamma + i), lanes(beta + i));
         });
   }
@@ -27,21 +29,27 @@ inline void forward_block(const detail::layernorm_args& a, index first, index la
 
 template <class D, class X, class Out>
 inline void backward_row(const detail::layernorm_backward_args& a, const block_memory& memory, index row,
-                         const D* d, const X* x) {
+                         index last, const D* d, const X* x) {
   const index n = a.x.cols;
   const moments m{a.mean[row], a.rstd[row]};
   const gradient_sums sums = add_gradients(d, x, n, m, a.gamma, memory.dgamma, memory.dbeta);
   const gradient_formula<D, X> gradient(d, x, a.gamma, n, m, sums);
   Out* dx = row_of<Out>(a.dx, row);
   const bool past_caches = a.streams && can_stream(dx);
-  write_row(dx, n, past_caches, gradient);
+  const next_row next_dy(a.dy, row, last, a.streams), next_x(a.x, row, last, a.streams);
+  write_row(
+      dx, n, past_caches, [&](index i, const auto& lanes) __attribute__((always_inline)) {
+        next_dy.fetch(i);
+        next_x.fetch(i);
+        return gradient(i, lanes);
+      });
 }
 
 template <class T>
 inline void backward_block(const detail::layernorm_backward_args& a, const block_memory& memory, index first,
                            index last) {
   for (index r = first; r < last; ++r)
-    backward_row<T, T, T>(a, memory, r, row_of<const T>(a.dy, r), row_of<const T>(a.x, r));
+    backward_row<T, T, T>(a, memory, r, last, row_of<const T>(a.dy, r), row_of<const T>(a.x, r));
   if (a.streams) streaming_done();
 }
 /// Any mixture of types, through rows of f32 in the block's memory.
@@ -49,7 +57,7 @@ template <class Out>
 inline void mixed_backward_block(const detail::layernorm_backward_args& a, const block_memory& memory,
                                  index first, index last) {
   for (index r = first; r < last; ++r)
-    backward_row<float, float, Out>(a, memory, r, f32_row(a.dy, r, memory.d_row),
+    backward_row<float, float, Out>(a, memory, r, last, f32_row(a.dy, r, memory.d_row),
                                     f32_row(a.x, r, memory.x_row));
   if (a.streams) streaming_done();
 }
