@@ -149,6 +149,7 @@ def ipex_inference():
 
 
 def ort_inference():
+    import onnx
     import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
     if args.precision == "bf16":
@@ -175,7 +176,8 @@ def ort_inference():
         for file in list(files):
             narrow = file.replace(".onnx", "_int8.onnx")
             if not os.path.exists(narrow):
-                quantize_dynamic(file, narrow, weight_type=QuantType.QInt8)
+                quantize_dynamic(file, narrow, weight_type=QuantType.QInt8,  # the fused operators hide the types
+                                 extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT})
             files[files.index(file)] = narrow
     feed_values = [t.numpy() for t in inputs()]
     calls = []
