@@ -274,8 +274,8 @@ class gemm_driver {
     const index share = fetches ? cut.tile_rows * cut.a_stride / panels : 0;
     t.next = fetches ? t.a + cut.tile_rows * cut.a_stride : nullptr;
     t.next_step = fetches ? std::max<index>(1, share / t.groups) : 0;
-    const index c_size = size_of(g.c.type), c_place = c_offset(tile, row, 0);
-    char* const c_row = static_cast<char*>(data.c) + c_place * c_size;
+    const index c_size = size_of(g.c.type);
+    char* const c_row = static_cast<char*>(data.c) + c_offset(tile, row, 0) * c_size;
     index count = 1;
     for (index panel = 0; panel < panels; panel += count, t.next += count * share) {
       count = cut.wide && (panel + gemm_wide_panels) * Kernel::nr <= tile.cols ? gemm_wide_panels : 1;
