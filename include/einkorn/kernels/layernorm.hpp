@@ -17,10 +17,8 @@ inline void forward_block(const detail::layernorm_args& a, index first, index la
     const output_row<Y, Narrow> out(a.y, a.narrow, r, a.streams_y, a.streams_narrow);
     const vf mean = broadcast(m.mean), rstd = broadcast(m.rstd);
     const float *gamma = a.gamma, *beta = a.beta;
-    const next_row next(a.x, r, last, a.streams_y);
     out.write(
         0, n, [&](index i, const auto& lanes) __attribute__((always_inline)) {
-          next.fetch(i);
           return fma((lanes(x + i) - mean) * rstd, lanes(gamma + i), lanes(beta + i));
         });
   }
