@@ -10,13 +10,13 @@
 
 EINKORN_BEGIN_LEVEL
 
-/// body(f, f') with the activation and its derivative as functions of a vector.
+/// body(f, f') with the activation and its derivative as functions of a vector; some take two as well.
 template <class Body>
 inline void with_activation(activation act, const Body& body) {
   const auto zero = [] { return broadcast(0.0f); };
   switch (act) {
     case activation::gelu:
-      return body([](vf x) { return gelu(x); }, [](vf x) { return gelu_derivative(x); });
+      return body([](auto x) { return gelu(x); }, [](vf x) { return gelu_derivative(x); });
     case activation::gelu_tanh:
       return body([](vf x) { return gelu_tanh(x); }, [](vf x) { return gelu_tanh_derivative(x); });
     case activation::relu:
@@ -45,10 +45,8 @@ inline void activate(const detail::activate_args& args) {
               const auto out = y.at(row, first);
               const bool past_caches = args.streams && can_stream(out);
               index i = 0;
-              for (; i + 2 * vf_size <= width; i += 2 * vf_size) {
-                const two_vectors v = load_two(in + i);
-                put_two(out + i, {f(v.first), f(v.second)}, past_caches);
-              }
+              for (; i + 2 * vf_size <= width; i += 2 * vf_size)
+                put_two(out + i, of_both(f, load_two(in + i)), past_caches);
               for (; i + vf_size <= width; i += vf_size) put(out + i, f(load(in + i)), past_caches);
               if (i < width) store_first(out + i, f(load_first(in + i, width - i)), width - i);
             });
@@ -141,10 +139,9 @@ inline void activate_backward(const detail::activate_backward_args& args) {
             return d;
           };
           const auto two = [&](index row, index col) {
-            const two_vectors d = load_two(dy.at(row, col)), x = load_two(pre.at(row, col));
-            const two_vectors result{d.first * derivative(x.first), d.second * derivative(x.second)};
-            put_two(dx.at(row, col), result, past_caches);
-            return result;
+            const two_vectors d = load_two(dy.at(row, col)) * of_both(derivative, load_two(pre.at(row, col)));
+            put_two(dx.at(row, col), d, past_caches);
+            return d;
           };
           const auto first = [&](index row, index col, index count) {
             const vf d = load_first(dy.at(row, col), count) * derivative(load_first(pre.at(row, col), count));

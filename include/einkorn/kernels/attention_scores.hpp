@@ -6,30 +6,6 @@
 
 EINKORN_BEGIN_LEVEL
 
-/// 2^t for t < 127: relative error below 1.9e-7 from t = -126 on, an absolute one below 2^-126 under it,
-/// exactly 1 for 0 and exactly 0 for -infinity. NaN stays.
-///
-/// Softmax takes its exponents as powers of two: scale * log2(e) is one factor, the remainder t - n is exact,
-/// and nothing above the range has to be caught. vscalefps would take the place of two instructions, but two
-/// cycles (Zen 4).
-inline vf power_of_two(vf t) {
-  t = math::at_least(broadcast(-127.0f), t);
-  // Adding 1.5 * 2^23 + 127 rounds to an integer n and leaves the exponent n + 127 in the low bits.
-  const vf shifter = broadcast(12582912.0f + 127.0f);
-  const vf shifted = t + shifter;
-  const vf r = t - (shifted - shifter);
-  constexpr float coefficients[] = {1.0f,         0.6931470f,    0.24022242f,
-                                    0.055507340f, 0.0096715130f, 0.0013264727f};
-  const vf p = math::horner(r, coefficients);
-#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
-  return p * vf(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
-#elif EINKORN_LEVEL_AT_LEAST_AVX2
-  return p * vf(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23)));
-#else
-  return p * vf(_mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(shifted), 23)));
-#endif
-}
-
 inline constexpr float log2_e = 1.44269504f, ln_2 = 0.693147181f;
 
 /// What is known of the softmax of up to Rows rows after some of their keys: all in powers of two.
@@ -63,19 +39,20 @@ template <bool Drop, class E>
 inline float exponentials(const float* scores, E* p, const std::uint8_t* keep, index count, float factor,
                           float top) {
   const vf f = broadcast(factor), shift = broadcast(-top);
-  vf sum[2] = {broadcast(0.0f), broadcast(0.0f)};
-  const auto step = [&](index j, vf& s) {
-    const vf e = power_of_two(fma(load(scores + j), f, shift));
-    s += e;
+  two_vectors sum = broadcast(0.0f);
+  const auto keep_first = [&](index j, vf e) {
+    sum.first += e;
     store(p + j, Drop ? keep_factors(keep, 0, j, e) : e);
   };
   index j = 0;
   for (; j + 2 * vf_size <= count; j += 2 * vf_size) {
-    step(j, sum[0]);
-    step(j + vf_size, sum[1]);
+    const two_vectors e = power_of_two(fma(load_two(scores + j), f, shift));
+    sum = sum + e;
+    store(p + j, Drop ? keep_factors(keep, 0, j, e.first) : e.first);
+    store(p + j + vf_size, Drop ? keep_factors(keep, 0, j + vf_size, e.second) : e.second);
   }
-  if (j < count) step(j, sum[0]);
-  return reduce_add(sum[0] + sum[1]);
+  if (j < count) keep_first(j, power_of_two(fma(load(scores + j), f, shift)));
+  return reduce_add(sum.first + sum.second);
 }
 
 #if EINKORN_LEVEL_AT_LEAST_AVX512_BF16

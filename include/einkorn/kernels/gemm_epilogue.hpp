@@ -82,13 +82,12 @@ inline void gemm_finish_linear(const float* bias, index rows, index cols, const 
                                C* c, index c_stride, Pre* pre, index pre_stride, const Act& act) {
   index col = 0;
   for (; col + 2 * vf_size <= cols; col += 2 * vf_size) {  // bf16 is rounded and stored two vectors at a time
-    const two_vectors shift =
-        bias != nullptr ? load_two(bias + col) : two_vectors{broadcast(0.0f), broadcast(0.0f)};
+    const two_vectors shift = bias != nullptr ? load_two(bias + col) : two_vectors{broadcast(0.0f)};
     for (index r = 0; r < rows; ++r) {
       const float* const sums = acc + r * acc_stride + col;
-      const two_vectors v{load(sums) + shift.first, load(sums + vf_size) + shift.second};
+      const two_vectors v = load_two(sums) + shift;
       if constexpr (!std::is_void_v<Pre>) put_in_order(pre + r * pre_stride + col, v, false);
-      put_in_order(c + r * c_stride + col, {act(v.first), act(v.second)}, false);
+      put_in_order(c + r * c_stride + col, act(v), false);
     }
   }
   if (col == cols) return;
@@ -116,8 +115,8 @@ inline bool gemm_finish_linear(const detail::gemm_args& g, void* c_data, index b
   const auto finish = [&](auto* to, const auto& act) {
     gemm_finish_linear(bias, rows, cols, acc, acc_stride, c, g.c.stride, to, pre.stride, act);
   };
-  const auto same = [](vf x) { return x; };
-  const auto gelu_of = [](vf x) { return gelu(x); };
+  const auto same = [](auto x) { return x; };
+  const auto gelu_of = [](auto x) { return gelu(x); };
   if (pre.data == nullptr)
     e.act == activation::none ? finish(static_cast<void*>(nullptr), same)
                               : finish(static_cast<void*>(nullptr), gelu_of);

@@ -42,16 +42,16 @@ inline row_statistics exp_sum(Row x, index n) {
     }
     // A NaN makes the total NaN here, whatever the maximum made of it.
     const vf log2_e = broadcast(math::log2_e), offset = broadcast(base);
-    const auto power = [&](vf v) { return exp2((v - offset) * log2_e); };
+    const auto power = [&](auto v) { return scaled_exp2((v - offset) * log2_e); };
     vf even = broadcast(0.0f), odd = broadcast(0.0f);
     for (i = first; i + 2 * vf_size <= end; i += 2 * vf_size) {
-      const two_vectors v = load_two(x + i);
-      even += power(v.first);
-      odd += power(v.second);
+      const two_vectors e = power(load_two(x + i));
+      even += e.first;
+      odd += e.second;
     }
     for (; i + vf_size <= end; i += vf_size) even += power(load(x + i));
     if (i < end) odd += power(load_first(x + i, end - i, lowest));
-    total += reduce_add(even + odd);
+    total += reduce_add(even + odd) / exp2_scale;
   }
   return {base, total};
 }
@@ -67,14 +67,15 @@ inline void store_zeros(Row out, index first, index end) {
 template <class In, class Out>
 inline void write_gradient(In x, Out out, index n, index target, row_statistics s, float factor,
                            bool past_caches) {
-  const vf scale = broadcast(factor / s.sum), log2_e = broadcast(math::log2_e), offset = broadcast(s.base);
-  const auto power = [&](vf v) { return exp2((v - offset) * log2_e); };
-  const auto gradient = [&](vf v) { return power(v) * scale; };
-  const float at_target = first_lane(power(load_first(x + target, 1)));  // as in the sum: 0 for one class
+  const vf scale = broadcast(factor / s.sum / exp2_scale), log2_e = broadcast(math::log2_e),
+           offset = broadcast(s.base);
+  const auto power = [&](auto v) { return scaled_exp2((v - offset) * log2_e); };
+  const auto gradient = [&](auto v) { return power(v) * scale; };
+  // As in the sum: 0 for one class.
+  const float at_target = first_lane(power(load_first(x + target, 1))) / exp2_scale;
   index i = 0;
   for (; i + 2 * vf_size <= n; i += 2 * vf_size) {
-    const two_vectors v = load_two(x + i);
-    put_two(out + i, {gradient(v.first), gradient(v.second)}, past_caches);
+    put_two(out + i, gradient(load_two(x + i)), past_caches);
   }
   for (; i + vf_size <= n; i += vf_size) put(out + i, gradient(load(x + i)), past_caches);
   if (i < n) store_first(out + i, gradient(load_first(x + i, n - i)), n - i);

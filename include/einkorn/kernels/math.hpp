@@ -6,7 +6,7 @@
 ///   log     0.97 / 0.92   denormal arguments included; log(+-0) = -infinity, log(x < 0) = NaN
 ///   erf     2.88 / 2.46   never beyond +-1; erf(-0) = -0
 ///   tanh    1.35 / 1.38   tanh(-0) = -0
-///   exp2    2.78 / 2.59   for x <= 0 only
+///   exp2    2.24 / 2.02   for x <= 0 only; 2.59 on the levels with AVX-512
 ///   GELUs and their derivatives: 0.65 / 0.61 beside an absolute 3e-8, which is their tail below -5
 /// NaN gives NaN everywhere. No result depends on the compiler's contraction: the baseline level rounds
 /// products and sums separately, the others fuse them.
@@ -61,11 +61,37 @@ inline vf minus_product(vf a, vf b, vf c) { return _mm_sub_ps(c, _mm_mul_ps(a, b
 inline vf product_minus(vf a, vf b, vf c) { return _mm_sub_ps(_mm_mul_ps(a, b), c); }
 #endif
 
+// V is vf or two_vectors.
+
+inline two_vectors at_most(two_vectors bound, two_vectors x) {
+  return {at_most(bound.first, x.first), at_most(bound.second, x.second)};
+}
+inline two_vectors at_least(two_vectors bound, two_vectors x) {
+  return {at_least(bound.first, x.first), at_least(bound.second, x.second)};
+}
+inline two_vectors magnitude(two_vectors x) { return {magnitude(x.first), magnitude(x.second)}; }
+inline two_vectors minus_product(two_vectors a, two_vectors b, two_vectors c) {
+  return {minus_product(a.first, b.first, c.first), minus_product(a.second, b.second, c.second)};
+}
+inline two_vectors product_minus(two_vectors a, two_vectors b, two_vectors c) {
+  return {product_minus(a.first, b.first, c.first), product_minus(a.second, b.second, c.second)};
+}
+
 /// c[0] + x * (c[1] + x * ...)
-template <int Count>
-inline vf horner(vf x, const float (&c)[Count]) {
-  vf sum = broadcast(c[Count - 1]);
+template <class V, int Count>
+inline V horner(V x, const float (&c)[Count]) {
+  V sum = broadcast(c[Count - 1]);
   for (int k = Count - 2; k >= 0; --k) sum = fma(sum, x, broadcast(c[k]));
+  return sum;
+}
+
+/// The same by pairs of terms, with square = x * x: half as long a chain.
+template <class V, int Count>
+inline V horner_pairs(V x, V square, const float (&c)[Count]) {
+  static_assert(Count % 2 == 0);
+  V sum = fma(broadcast(c[Count - 1]), x, broadcast(c[Count - 2]));
+  for (int k = Count - 4; k >= 0; k -= 2)
+    sum = fma(sum, square, fma(broadcast(c[k + 1]), x, broadcast(c[k])));
   return sum;
 }
 
@@ -117,13 +143,41 @@ inline constexpr float ln2_upper = 0x1.62e4p-1f, ln2_lower = 0x1.7f7d1cp-20f;
 inline constexpr float exp_coefficients[] = {1.0f,          1.0f,           0.5f,          0.166665778f,
                                              0.0416665561f, 0.00836317334f, 0.00139261759f};
 inline constexpr float log2_e = 1.44269504f;
-inline constexpr float exp2_coefficients[] = {0.99999994f,   0.693153083f,   0.240153611f,
-                                              0.0558263175f, 0.00898933969f, 0.00187757669f};
+// On [0, 1), and on [-1/2, 1/2].
+inline constexpr float exp2_of_fraction[] = {0.99999994f,   0.693153083f,   0.240153611f,
+                                             0.0558263175f, 0.00898933969f, 0.00187757669f};
+inline constexpr float exp2_coefficients[] = {1.0f,         0.6931470f,    0.24022242f,
+                                              0.055507340f, 0.0096715130f, 0.0013264727f};
 inline constexpr float log_coefficients[] = {0.333333343f, -0.250000566f,  0.200001404f,
                                              -0.16660817f, 0.142683074f,   -0.126393154f,
                                              0.116806716f, -0.0956129506f, 0.0428715795f};
 inline constexpr float tanh_coefficients[] = {-0.333333284f, 0.133327693f, -0.0538509078f, 0.0209971797f,
                                               -0.00609671418f};
+
+/// 2^n of n + 1.5 * 2^23 + 127, for a whole n from -126 to 127; 0 for -127.
+inline vf exponent(vf shifted) {
+#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(shifted), 23));
+#elif EINKORN_LEVEL_AT_LEAST_AVX2
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(shifted), 23));
+#else
+  return _mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(shifted), 23));
+#endif
+}
+inline two_vectors exponent(two_vectors shifted) {
+  return {exponent(shifted.first), exponent(shifted.second)};
+}
+
+/// 2^(t + Offset) for t < 127 - Offset: its worst error is 1.9e-7 of it from t = -126 - Offset on, below
+/// 2^-126 under it. Exactly 2^Offset for 0 and 0 for -infinity. NaN stays.
+template <int Offset, class V>
+inline V power_of_two(V t) {
+  t = at_least(broadcast(-127.0f - Offset), t);
+  // Adding 1.5 * 2^23 + 127 + Offset rounds to a whole n and leaves n + Offset + 127 in the low bits.
+  const vf shifter = broadcast(12582912.0f + 127.0f + Offset);
+  const V shifted = t + shifter;
+  return horner(t - (shifted - shifter), exp2_coefficients) * exponent(shifted);
+}
 
 /// p * 2^n for a whole n from -151 to 128. AVX-512: for any n, rounded down.
 inline vf times_power_of_two(vf p, vf n) {
@@ -163,24 +217,29 @@ inline vf exp(vf x) {
   return math::times_power_of_two(p, n);
 }
 
-/// 2^x for the probabilities of softmax, where x <= 0: 0 below -150, NaN for NaN. AVX-512: 7
-/// instructions. e^x as 2^(x log2 e) has an error of |x| / 2 ulp more, which is what x, a difference of
-/// rounded numbers, brings with it anyway.
-inline vf exp2(vf x) {
+/// 2^t for t < 127: relative error below 1.9e-7 from t = -126 on, an absolute one below 2^-126 under it,
+/// exactly 1 for 0 and exactly 0 for -infinity. NaN stays. AVX-512: vscalefps would take the place of two of
+/// the 12 instructions, but two cycles (Zen 4).
+inline vf power_of_two(vf t) { return math::power_of_two<0>(t); }
+inline two_vectors power_of_two(two_vectors t) { return math::power_of_two<0>(t); }
+
+/// 2^x for the probabilities of softmax, where x <= 0: denormal results too, 0 below -150, NaN for NaN.
+/// AVX-512: 7 instructions. e^x as 2^(x log2 e) has an error of |x| / 2 ulp more, which is what x, a
+/// difference of rounded numbers, brings with it anyway. scaled_exp2 is exp2_scale times that, one product
+/// less for what is divided by its sum.
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+inline constexpr float exp2_scale = 1;
+inline vf scaled_exp2(vf x) {
   const vf fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);  // 0 for -infinity
-  return math::times_power_of_two(math::horner(fraction, math::exp2_coefficients), x);
-#else
-  x = math::at_least(broadcast(-151.0f), x);
-#if EINKORN_LEVEL_AT_LEAST_AVX2
-  const vf n = _mm256_floor_ps(x);
-#else
-  const vf shifter = broadcast(12582912.0f);
-  const vf n = ((x - broadcast(0.5f)) + shifter) - shifter;
-#endif
-  return math::times_power_of_two(math::horner(x - n, math::exp2_coefficients), n);
-#endif
+  return math::times_power_of_two(math::horner(fraction, math::exp2_of_fraction), x);
 }
+inline two_vectors scaled_exp2(two_vectors x) { return {scaled_exp2(x.first), scaled_exp2(x.second)}; }
+#else
+inline constexpr float exp2_scale = 0x1p64f;
+inline vf scaled_exp2(vf x) { return math::power_of_two<64>(x); }
+inline two_vectors scaled_exp2(two_vectors x) { return math::power_of_two<64>(x); }
+#endif
+inline vf exp2(vf x) { return scaled_exp2(x) * broadcast(1 / exp2_scale); }
 
 /// Natural logarithm: x = 2^e * (1 + f) with 1 + f in [0.75, 1.5).
 inline vf log(vf x) {
@@ -239,15 +298,36 @@ inline vf tanh(vf x) {
 }
 
 // With a = |x| and Q(a) = Phi(-a), the Gaussian tail, x * Phi(x) = max(x, 0) - a * Q(a): accurate on both
-// sides, where 0.5 * x * (1 + erf(x / sqrt(2))) cancels for negative x. Q is one piecewise polynomial,
-// 0 from its last point on (a = 6 or 7), where a * Q(a) < 6e-9. AVX-512: 18 instructions.
+// sides, where 0.5 * x * (1 + erf(x / sqrt(2))) cancels for negative x.
 
 /// x * Phi(x), the GELU with erf. gelu(-infinity) = -0.
+#if EINKORN_LEVEL_AT_LEAST_AVX2 && !EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+namespace math {
+// Q(a) = 2^t / 2, where t = a * (a polynomial): 25 instructions without a look-up. A product of few terms
+// is enough, since the error of a * Q(a) counts, in which that of t fades with Q. t + 1.5 * 2^23 + 127
+// is a whole number whose last bits are the exponent of 2^n, n = round(t): 0 at the clamp.
+template <class V>
+inline V gelu(V x) {
+  const V a = at_most(broadcast(gelu_clamp), magnitude(x));
+  const V slope = horner_pairs(a, a * a, gelu_log2);
+  const vf shifter = broadcast(12582912.0f + 127.0f);
+  const V shifted = fma(a, slope, shifter);
+  const V fraction = product_minus(a, slope, shifted - shifter);
+  return minus_product(a * exponent(shifted), horner(fraction, half_exp2), at_least(broadcast(-0.0f), x));
+}
+}  // namespace math
+inline vf gelu(vf x) { return math::gelu(x); }
+inline two_vectors gelu(two_vectors x) { return math::gelu(x); }
+#else
+// Q is one piecewise polynomial, 0 from its last point on (a = 6), where a * Q(a) < 6e-9. AVX-512: 18
+// instructions.
 inline vf gelu(vf x) {
   const vf a = math::at_most(broadcast(math::gelu_clamp), math::magnitude(x));
   return math::minus_product(a, math::piecewise(a, math::gelu_scale, math::gelu_table),
                              math::at_least(broadcast(-0.0f), x));
 }
+inline two_vectors gelu(two_vectors x) { return {gelu(x.first), gelu(x.second)}; }
+#endif
 
 /// x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2: hidden_act gelu_new or gelu_pytorch_tanh.
 inline vf gelu_tanh(vf x) {

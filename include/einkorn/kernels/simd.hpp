@@ -9,6 +9,8 @@
 
 #include <xsimd/xsimd.hpp>
 
+#include <type_traits>
+
 #include "../types.hpp"
 
 EINKORN_BEGIN_LEVEL
@@ -38,6 +40,35 @@ inline vf max(vf a, vf b) { return ::xsimd::max(a, b); }
 inline vf min(vf a, vf b) { return ::xsimd::min(a, b); }
 inline vf sqrt(vf a) { return ::xsimd::sqrt(a); }
 inline vf abs(vf a) { return ::xsimd::abs(a); }
+
+/// Two vectors side by side. A function of both alternates between them, instruction by instruction: of a
+/// chain as long as e^x has, a core keeps too few in flight when they come one after the other.
+struct two_vectors {
+  vf first, second;
+  two_vectors() = default;
+  two_vectors(vf a, vf b) : first(a), second(b) {}
+  two_vectors(vf both) : first(both), second(both) {}
+};
+inline two_vectors operator+(two_vectors a, two_vectors b) {
+  return {a.first + b.first, a.second + b.second};
+}
+inline two_vectors operator-(two_vectors a, two_vectors b) {
+  return {a.first - b.first, a.second - b.second};
+}
+inline two_vectors operator*(two_vectors a, two_vectors b) {
+  return {a.first * b.first, a.second * b.second};
+}
+/// f of both, as one where f takes two vectors.
+template <class F>
+inline two_vectors of_both(const F& f, two_vectors v) {
+  if constexpr (std::is_invocable_v<F, two_vectors>)
+    return f(v);
+  else
+    return {f(v.first), f(v.second)};
+}
+inline two_vectors fma(two_vectors a, two_vectors b, two_vectors c) {
+  return {fma(a.first, b.first, c.first), fma(a.second, b.second, c.second)};
+}
 
 /// Lane order of the sums is fixed by the halving: the same on every call.
 inline float reduce_add(vf a) {

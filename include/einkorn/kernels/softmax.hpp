@@ -39,13 +39,9 @@ struct unmasked_row {
   vf below(vf maximum, index i, const Lanes& lanes) const {
     return math::product_minus(lanes(x + i), scale, maximum);
   }
-  two_vectors two(index i) const {
-    const two_vectors v = load_two(x + i);
-    return {v.first * scale, v.second * scale};
-  }
+  two_vectors two(index i) const { return load_two(x + i) * scale; }
   two_vectors two_below(vf maximum, index i) const {
-    const two_vectors v = load_two(x + i);
-    return {math::product_minus(v.first, scale, maximum), math::product_minus(v.second, scale, maximum)};
+    return math::product_minus(load_two(x + i), scale, maximum);
   }
 };
 /// scale * x + mask; where the mask is -infinity x does not count, whatever it is.
@@ -65,10 +61,7 @@ struct masked_row {
     return value(i, lanes) - maximum;
   }
   two_vectors two(index i) const { return {value(i, whole_vector{}), value(i + vf_size, whole_vector{})}; }
-  two_vectors two_below(vf maximum, index i) const {
-    const two_vectors v = two(i);
-    return {v.first - maximum, v.second - maximum};
-  }
+  two_vectors two_below(vf maximum, index i) const { return two(i) - maximum; }
 };
 
 /// max that keeps a NaN of neither operand out for good is not needed: a NaN makes the sum of exp NaN.
@@ -101,26 +94,25 @@ inline void softmax_row(const Row& row, Y y, index n, float* lse, bool past_cach
   // With nothing left the maximum is -infinity; 0 in its place makes every exp 0, or NaN where a NaN is.
   const float maximum = found == -INFINITY ? 0.0f : found;
   const vf shift = broadcast(maximum), log2_e = broadcast(math::log2_e);
-  alignas(64) float exps[buffered_cols];
+  alignas(64) float exps[buffered_cols];  // times exp2_scale
   const bool stored = n <= buffered_cols;
   four_sums sums;
   index paired = 0;  // up to here the exps stand in the order of row.two()
   for (; paired + 4 * vf_size <= n; paired += 4 * vf_size) {
     const auto add = [&](index i, vf& first_sum, vf& second_sum) {
-      const two_vectors v = row.two_below(shift, i);
-      const vf first = exp2(v.first * log2_e), second = exp2(v.second * log2_e);
+      const two_vectors e = scaled_exp2(row.two_below(shift, i) * log2_e);
       if (stored) {
-        store(exps + i, first);
-        store(exps + i + vf_size, second);
+        store(exps + i, e.first);
+        store(exps + i + vf_size, e.second);
       }
-      first_sum += first;
-      second_sum += second;
+      first_sum += e.first;
+      second_sum += e.second;
     };
     add(paired, sums.part[0], sums.part[1]);
     add(paired + 2 * vf_size, sums.part[2], sums.part[3]);
   }
   for_vectors(n - paired, sums, [&](index k, const auto& lanes, vf& sum) {
-    const vf e = exp2(row.below(shift, paired + k, lanes) * log2_e);
+    const vf e = scaled_exp2(row.below(shift, paired + k, lanes) * log2_e);
     if (stored) lanes(exps + paired + k, e);
     sum += lanes.within_row(e);
   });
@@ -128,7 +120,7 @@ inline void softmax_row(const Row& row, Y y, index n, float* lse, bool past_cach
   const vf factor = broadcast(total == 0 ? 0.0f : 1 / total);
   if (stored) {
     for (index i = 0; i < paired; i += 2 * vf_size) {
-      const two_vectors v{load(exps + i) * factor, load(exps + i + vf_size) * factor};
+      const two_vectors v = two_vectors{load(exps + i), load(exps + i + vf_size)} * factor;
       if constexpr (Row::any_order) {
         put_two(y + i, v, past_caches);
       } else {
@@ -142,10 +134,11 @@ inline void softmax_row(const Row& row, Y y, index n, float* lse, bool past_cach
   } else {
     write_row(
         y, n, past_caches, [&](index i, const auto& lanes) __attribute__((always_inline)) {
-          return exp2(row.below(shift, i, lanes) * log2_e) * factor;
+          return scaled_exp2(row.below(shift, i, lanes) * log2_e) * factor;
         });
   }
-  if (lse != nullptr) *lse = total == 0 ? -INFINITY : maximum + first_lane(log(broadcast(total)));
+  if (lse != nullptr)
+    *lse = total == 0 ? -INFINITY : maximum + first_lane(log(broadcast(total / exp2_scale)));
 }
 
 }  // namespace softmax_rows

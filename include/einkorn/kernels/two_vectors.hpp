@@ -1,4 +1,5 @@
-/// Two vectors at a time where the order of the elements does not matter: sums, and element-wise functions.
+/// Loads and stores of two vectors, also where the order of the elements does not matter: for sums and
+/// element-wise functions.
 #pragma once
 
 #include <type_traits>
@@ -9,9 +10,6 @@ EINKORN_BEGIN_LEVEL
 
 /// The elements [p, p + 2 * vf_size), in the type's own order: of bf16 one register holds the even elements,
 /// the other the odd ones, for one instruction each where widening in order takes two.
-struct two_vectors {
-  vf first, second;
-};
 inline two_vectors load_two(const float* p) { return {load(p), load(p + vf_size)}; }
 inline two_vectors load_two(const fp16* p) { return {load(p), load(p + vf_size)}; }
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
