@@ -23,7 +23,7 @@ inline void forward_block(const detail::embedding_layernorm_dropout_args& a, ind
     const bool sum_past_caches = a.streams_sum && n <= dropout_blocks::buffered_cols && can_stream(sum);
     float* kept = sum_past_caches ? buffer : sum;
     for_vectors(n, [&](index i, const auto& lanes) { lanes(kept + i, tokens.sum(i, lanes)); });
-    const moments m = moments_of(kept, n, a.eps);
+    const moments m = moments_of(kept, n, sum_of(kept, n), a.eps);
     keep_moments(a, r, m);
     const output_row<Y, Narrow> y(a.y, a.narrow, r, a.streams_y, a.streams_narrow);
     const vf mean = broadcast(m.mean), rstd = broadcast(m.rstd);

@@ -10,10 +10,13 @@ namespace layernorm_rows {
 template <class X, class Y, class Narrow>
 inline void forward_block(const detail::layernorm_args& a, index first, index last) {
   const index n = a.x.cols;
+  float sum = first < last ? sum_of(row_of<const X>(a.x, first), n) : 0;
   for (index r = first; r < last; ++r) {
     const X* x = row_of<const X>(a.x, r);
-    const moments m = moments_of(x, n, a.eps);
+    const moments m = moments_of(x, n, sum, a.eps);
     keep_moments(a, r, m);
+    // Of the next row already, while the root and the division of this one take their time.
+    if (r + 1 < last) sum = sum_of(row_of<const X>(a.x, r + 1), n);
     const output_row<Y, Narrow> out(a.y, a.narrow, r, a.streams_y, a.streams_narrow);
     const vf mean = broadcast(m.mean), rstd = broadcast(m.rstd);
     const float *gamma = a.gamma, *beta = a.beta;

@@ -31,8 +31,8 @@ inline moments moments_of(const X* x, index n, float sum, float eps) {
 }
 
 template <class X>
-inline moments moments_of(const X* x, index n, float eps) {
-  return moments_of(x, n, sum_row(x, n, 0.0f, [](vf v, vf& total) { total += v; }), eps);
+inline float sum_of(const X* x, index n) {
+  return sum_row(x, n, 0.0f, [](vf v, vf& total) { total += v; });
 }
 
 /// The row after `row` of a matrix that comes from memory: its lines are fetched while `row` is worked on,

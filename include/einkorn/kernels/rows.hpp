@@ -48,19 +48,24 @@ struct four_sums {
   float total() const { return reduce_add((part[0] + part[1]) + (part[2] + part[3])); }
 };
 
-/// The sum over x[0, n) of what add(v, sum) adds to a sum for a vector v; the last lanes of an incomplete
-/// vector are `fill`.
+/// The sum over x[0, n) of what add(v, sum) adds to a sum for a vector v, eight sums in turn; the last lanes
+/// of an incomplete vector are `fill`.
 template <class X, class Add>
 inline float sum_row(const X* x, index n, float fill, const Add& add) {
-  four_sums sums;
+  four_sums sums, more;
   index i = 0;
-  for (; i + 4 * vf_size <= n; i += 4 * vf_size) {
-    const two_vectors a = load_two(x + i), b = load_two(x + i + 2 * vf_size);
-    add(a.first, sums.part[0]);
-    add(a.second, sums.part[1]);
-    add(b.first, sums.part[2]);
-    add(b.second, sums.part[3]);
+  for (; i + 8 * vf_size <= n; i += 8 * vf_size) {
+    EINKORN_UNROLL
+    for (int k = 0; k < 4; k += 2) {
+      const two_vectors a = load_two(x + i + k * vf_size), b = load_two(x + i + (k + 4) * vf_size);
+      add(a.first, sums.part[k]);
+      add(a.second, sums.part[k + 1]);
+      add(b.first, more.part[k]);
+      add(b.second, more.part[k + 1]);
+    }
   }
+  EINKORN_UNROLL
+  for (int k = 0; k < 4; ++k) sums.part[k] += more.part[k];
   for (; i + vf_size <= n; i += vf_size) add(load(x + i), sums.part[0]);
   if (i < n) add(load_first(x + i, n - i, fill), sums.part[1]);
   return sums.total();
