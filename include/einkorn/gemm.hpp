@@ -100,17 +100,13 @@ inline void run_gemm(gemm_args& args, workspace* scratch) {
 
 inline void gemm_any(const any_matrix& a, const any_matrix& b, const any_matrix& c, const epilogue& e,
                      const batch_layout& batch, const executor& exec, workspace* scratch) {
-  gemm_args args{.a = a,
-                 .b = b,
-                 .c = c,
-                 .batch = batch.count,
-                 .batch_a = batch.stride_a,
-                 .batch_b = batch.stride_b,
-                 .batch_c = batch.stride_c,
-                 .batch_preactivation = batch.stride_preactivation,
-                 .batch_residual = batch.stride_residual,
-                 .e = e,
-                 .exec = exec};
+  gemm_args args(a, b, c, e, exec);
+  args.batch = batch.count;
+  args.batch_a = batch.stride_a;
+  args.batch_b = batch.stride_b;
+  args.batch_c = batch.stride_c;
+  args.batch_preactivation = batch.stride_preactivation;
+  args.batch_residual = batch.stride_residual;
   check_gemm(args);
   run_gemm(args, scratch);
 }
@@ -131,7 +127,9 @@ inline gemm_args packed_args(const any_matrix& a, const packed_matrix& b, const 
     fail(std::string("gemm: b was packed for a of type ") + name(b.a_type()) + ", but a is " + name(a.type));
   if (b.widened() != widens_bf16()) [[unlikely]]
     fail("gemm: b was packed for the other way of multiplying bf16");
-  return {.a = a, .b = shape, .c = c, .packed = b.data(), .e = e, .exec = exec};
+  gemm_args args(a, shape, c, e, exec);
+  args.packed = b.data();
+  return args;
 }
 
 inline void gemm_packed(const any_matrix& a, const packed_matrix& b, const any_matrix& c, const epilogue& e,
@@ -236,7 +234,7 @@ class gemm_plan {
   requires gemm_types<A, B, C> gemm_plan(const matrix_view<A>& a, const matrix_view<B>& b,
                                          const matrix_view<C>& c, const epilogue& e = {},
                                          const executor& exec = serial_executor())
-      : gemm_plan(detail::gemm_args{.a = a, .b = b, .c = c, .e = e, .exec = exec}) {}
+      : gemm_plan(detail::gemm_args(a, b, c, e, exec)) {}
 
   /// With packed B, which must outlive the plan.
   template <class A, class C>
@@ -278,15 +276,11 @@ requires gemm_types<A, B, C> index gemm_workspace(const matrix_view<A>& a, const
                                                   const epilogue& e = {},
                                                   const executor& exec = default_executor()) {
   index bytes = 0;
-  detail::gemm_args args{.a = a,
-                         .b = b,
-                         .c = c,
-                         .batch = batch.count,
-                         .batch_a = batch.stride_a,
-                         .batch_b = batch.stride_b,
-                         .batch_c = batch.stride_c,
-                         .e = e,
-                         .exec = exec};
+  detail::gemm_args args(a, b, c, e, exec);
+  args.batch = batch.count;
+  args.batch_a = batch.stride_a;
+  args.batch_b = batch.stride_b;
+  args.batch_c = batch.stride_c;
   detail::check_gemm(args);
   args.machine = detail::this_machine();
   args.scratch_context = &bytes;

@@ -52,7 +52,7 @@ struct gemm_blocking {
   bool split = false;      // between threads by depth: a block is a task
   bool by_block = false;   // B is shared one block of depth at a time
   bool prefetches_a = false;
-  bool simple = false;   // every operand in place, and small: nothing but tiles
+  bool simple = false;   // is_simple()
   bool wide = false;     // packed B, 4 panels at a time
   bool keeps_b = false;  // own panels are needed again
   index a_stride = 0, a_step = 4, a_bytes = 0, b_bytes = 0, sums_bytes = 0, worker_bytes = 0,
@@ -62,6 +62,14 @@ struct gemm_blocking {
   explicit gemm_blocking(const detail::gemm_args& g) {
     set_depth(g.a.cols);
     set_results(g);
+    set_operands(g);
+    if (is_simple(g)) {
+      simple = true;
+      const index tiles = (g.c.rows + mr - 1) / mr;
+      tile_rows = tiles == 1 ? g.c.rows : Kernel::a_panels ? (g.c.rows + tiles - 1) / tiles : mr;
+      a_stride = g.a.stride * size_of(g.a.type);
+      return;
+    }
     set_tasks(g);
     set_memory(g);
   }
@@ -110,25 +118,17 @@ struct gemm_blocking {
     return m.rows > 4 && m.stride * size_of(m.type) % 4096 == 0;
   }
 
-  void set_tasks(const detail::gemm_args& g) {
-    const index rows = g.c.rows, cols = g.c.cols, one_panel = std::max<index>(64, panel_bytes(0));
+  /// Where the operands are read from; of a B that tasks pack set_tasks decides who packs it.
+  void set_operands(const detail::gemm_args& g) {
+    const index rows = g.c.rows, cols = g.c.cols;
     constexpr index run = vf_size * Kernel::k_group;  // depth of a vector
     const bool reads_a = gemm_reads<Kernel>(g.a.type);
     a = g.a.transposed && Kernel::a_panels                                               ? gemm_a::panels
         : g.a.transposed || !reads_a || depth % Kernel::k_step != 0 || rows_collide(g.a) ? gemm_a::rows
                                                                                          : gemm_a::in_place;
-    // Panels that a task packs for itself stay in its L2, and A passes by once for each such run of columns.
-    const index near_panels = std::max<index>(1, g.machine.l2 / 2 / one_panel);
-    const index most_rows = std::max(mr, g.machine.l2 / 4 / std::max<index>(groups(0) * 4, 64) / mr * mr);
-    // A tile of AVX2 takes 11 bytes a cycle of B, too much from L3: all rows of A, as they lie, pass by the
-    // panels that L2 holds. 1 to 4 % on Zen 3; not measured with AVX-512.
-    const bool sweeps = Kernel::lanes <= 8 && a == gemm_a::in_place && blocks == 1;
     const bool worth_threads =
         static_cast<double>(rows) * static_cast<double>(cols) * static_cast<double>(depth * g.batch) >= 1e6;
     workers = g.exec.run != nullptr && worth_threads ? std::max(g.exec.threads, 1) : 1;
-    // A that stays in L2, or a B that does as a whole; or each task has its share of columns.
-    const bool near = rows <= most_rows || (panel_count(cols) <= near_panels && g.batch > 1) ||
-                      (sweeps && panel_count(cols) >= 16 * workers);
     if (g.packed != nullptr) {
       b = gemm_b::packed;
       wide = rows <= gemm_wide_rows && Kernel::a_panels;
@@ -146,8 +146,30 @@ struct gemm_blocking {
                !(rows > 2 * mr && rows_collide(g.b))) {
       b = gemm_b::in_place;
     } else {
-      b = near ? gemm_b::own : gemm_b::shared;
+      b = gemm_b::own;
     }
+  }
+
+  /// Every operand in place, and small: nothing but tiles, and nothing else to work out.
+  bool is_simple(const detail::gemm_args& g) const {
+    return workers == 1 && g.batch == 1 && blocks == 1 && a == gemm_a::in_place && !wide &&
+           (b == gemm_b::in_place || b == gemm_b::packed) && (direct || converts) &&
+           whole_vectors(g.c.cols) && (g.packed == nullptr || !Kernel::flips_s8 || g.a.type != dtype::s8) &&
+           g.c.rows * g.c.cols * depth <= (1 << 21);
+  }
+
+  void set_tasks(const detail::gemm_args& g) {
+    const index rows = g.c.rows, cols = g.c.cols, one_panel = std::max<index>(64, panel_bytes(0));
+    // Panels that a task packs for itself stay in its L2, and A passes by once for each such run of columns.
+    const index near_panels = std::max<index>(1, g.machine.l2 / 2 / one_panel);
+    const index most_rows = std::max(mr, g.machine.l2 / 4 / std::max<index>(groups(0) * 4, 64) / mr * mr);
+    // A tile of AVX2 takes 11 bytes a cycle of B, too much from L3: all rows of A, as they lie, pass by the
+    // panels that L2 holds. 1 to 4 % on Zen 3; not measured with AVX-512.
+    const bool sweeps = Kernel::lanes <= 8 && a == gemm_a::in_place && blocks == 1;
+    // A that stays in L2, or a B that does as a whole; or each task has its share of columns.
+    const bool near = rows <= most_rows || (panel_count(cols) <= near_panels && g.batch > 1) ||
+                      (sweeps && panel_count(cols) >= 16 * workers);
+    if (b == gemm_b::own && !near) b = gemm_b::shared;
     chunk_cols = round_up(cols, nr);
     if (b == gemm_b::shared) {
       const auto fitting = [&](index bytes) { return std::max<index>(1, (16 << 20) / bytes) * nr; };
@@ -236,10 +258,6 @@ struct gemm_blocking {
     shared_bytes = b != gemm_b::shared ? 0
                    : by_block          ? round_up(panel_count(chunk_cols) * panel_bytes(0), 64)
                                        : round_up(packed_bytes(chunk_cols), 64);
-    simple = workers == 1 && g.batch == 1 && blocks == 1 && a == gemm_a::in_place && !wide &&
-             (b == gemm_b::in_place || b == gemm_b::packed) && b_bytes == 0 && sums == 0 &&
-             (g.packed == nullptr || !Kernel::flips_s8 || g.a.type != dtype::s8) &&
-             g.c.rows * g.c.cols * depth <= (1 << 21);
     prefetches_a = a == gemm_a::in_place && blocks == 1 && panel_count(own_cols) <= 8 &&
                    a_stride == depth * size_of(g.a.type);
   }
