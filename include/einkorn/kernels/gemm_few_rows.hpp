@@ -85,8 +85,10 @@ inline void gemm_wide_tile(const gemm_tile_args<typename Instruction::accumulato
   for (index g = 0; g < t.groups; ++g) {
     EINKORN_UNROLL
     for (int p = 0; p < panels; ++p) {
-      __builtin_prefetch(b[p] + g * t.b_stride + 1024);
-      __builtin_prefetch(b[p] + g * t.b_stride + 1024 + lanes * 4);
+      if constexpr (lanes > 8) {  // not below AVX-512: 7 % from L3, 35 % from L2 (Zen 3)
+        __builtin_prefetch(b[p] + g * t.b_stride + 1024);
+        __builtin_prefetch(b[p] + g * t.b_stride + 1024 + lanes * 4);
+      }
       EINKORN_UNROLL
       for (int half = 0; half < 2; ++half) {
         const auto b_group = Instruction::load_groups(b[p] + g * t.b_stride + half * lanes * 4);
