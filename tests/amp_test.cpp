@@ -81,12 +81,7 @@ TEST_CASE("not enabled: the scale is 1, and steps that are not finite are still 
 
 TEST_CASE("settings that cannot work are errors") {
   const auto refused = [](const loss_scaler_options& options) {
-    try {
-      loss_scaler scaler(true, options);
-    } catch (const error& e) {
-      return std::string(e.what());
-    }
-    return std::string("no error");
+    return test::error_of([&] { loss_scaler scaler(true, options); });
   };
   CHECK(refused({}) == "no error");
   CHECK(refused({.initial = 0}) == "loss_scaler: initial must be positive and finite");

@@ -454,14 +454,7 @@ TEST_CASE("rows of no sequence are not written") {
 
 TEST_CASE("errors") {
   problem<float> p({{0, 4, 4, 1}}, 2, 8, 0);
-  const auto text = [&] {
-    try {
-      p.forward();
-    } catch (const error& e) {
-      return std::string(e.what());
-    }
-    return std::string();
-  };
+  const auto text = [&] { return error_of([&] { p.forward(); }); };
   p.sequences = {{0, 4, 5, 1}};
   CHECK(text().find("sequences[0] {first_row 0, rows 4, keys 5}") != std::string::npos);
   p.sequences = {{0, 3, 3, 1}, {2, 2, 2, 1}};

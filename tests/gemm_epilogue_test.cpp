@@ -1,5 +1,4 @@
 // Epilogues of a GEMM against the reference; and every misuse is an error before C is touched.
-#include <functional>
 
 #include "gemm_check.hpp"
 
@@ -61,15 +60,6 @@ void check(const gemm_shape& s, const settings& set, const std::vector<isa>& lev
 
 const gemm_shape shapes[] = {{7, 19, 5},     {29, 67, 33}, {1, 48, 40},
                              {15, 33, 1100}, {9, 70, 0},   {530, 40, 70}};
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const error& e) {
-    return e.what();
-  }
-  return "no error";
-}
 
 }  // namespace
 

@@ -4,7 +4,6 @@
 #include <einkorn/reference/quantize.hpp>
 #include <einkorn/testing/amx_emulator.hpp>
 
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -14,6 +13,7 @@ namespace quantize_tests {
 
 using namespace einkorn;
 using einkorn::index;  // not strings.h's
+using test::error_of;
 using test::guarded_buffer;
 using test::guarded_matrix;
 
@@ -304,15 +304,6 @@ TEST_CASE("a row that is not finite makes its own row of the result NaN, and no 
       for (index c = 0; c < 4; ++c)
         CHECK((r == 1 ? std::isnan(y.view()(r, c)) : std::abs(y.view()(r, c) + 2.5f) < 0.01f));
   });
-}
-
-std::string error_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const error& e) {
-    return e.what();
-  }
-  return "no error";
 }
 
 TEST_CASE("misuse is an error before anything is written") {

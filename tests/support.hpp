@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -23,6 +24,16 @@
 namespace test {
 
 using einkorn::index;
+
+/// What einkorn::error says, or "no error".
+inline std::string error_of(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const einkorn::error& e) {
+    return e.what();
+  }
+  return "no error";
+}
 
 /// EINKORN_TEST_QUICK=1: a bounded part, for emulators and sanitizers.
 inline bool quick() {

@@ -7,14 +7,12 @@ EINKORN_BEGIN_LEVEL
 
 #if EINKORN_LEVEL_AT_LEAST_AVX2 && !EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
 
-struct fmaps_x8 {
+struct fmaps_x8 : unmasked_instruction {
   using element = float;
   using accumulator = float;
   using vector = __m256;
   using group = __m256;
   static constexpr int lanes = 8;
-  static constexpr bool flips_s8 = false, masks = false;
-  static no_mask mask(int) { return {}; }
   static vector zero() { return _mm256_setzero_ps(); }
   static vector load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, vector x) { _mm256_storeu_ps(p, x); }
@@ -33,27 +31,19 @@ struct fmaps_x8 {
 };
 
 /// Exact, where vpmaddubsw saturates: bytes are widened to i16 while packing, and vpaddd wraps.
-struct vpmaddwd_x8 {
+struct vpmaddwd_x8 : unmasked_instruction {
   using element = std::int16_t;
   using accumulator = std::int32_t;
   using vector = __m256i;
   using group = __m256i;
   static constexpr int lanes = 8;
-  static constexpr bool flips_s8 = false, masks = false;
-  static no_mask mask(int) { return {}; }
   static vector zero() { return _mm256_setzero_si256(); }
   static vector load(const std::int32_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
   static void store(std::int32_t* p, vector x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
   static vector add(vector x, vector y) { return _mm256_add_epi32(x, y); }
-  static std::int32_t sum(vector x) {
-    std::int32_t parts[lanes];
-    store(parts, x);
-    std::uint32_t total = 0;  // wraps
-    for (const std::int32_t part : parts) total += static_cast<std::uint32_t>(part);
-    return static_cast<std::int32_t>(total);
-  }
+  static std::int32_t sum(vector x) { return wrapping_sum(x); }
   static group as_groups(vf words) { return _mm256_castps_si256(words); }
   static group load_groups(const char* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static group load_groups(const char* p, no_mask) { return load_groups(p); }

@@ -8,14 +8,12 @@ EINKORN_BEGIN_LEVEL
 
 #if !EINKORN_LEVEL_AT_LEAST_AVX2
 
-struct mulps_x4 {
+struct mulps_x4 : unmasked_instruction {
   using element = float;
   using accumulator = float;
   using vector = __m128;
   using group = __m128;
   static constexpr int lanes = 4;
-  static constexpr bool flips_s8 = false, masks = false;
-  static no_mask mask(int) { return {}; }
   static vector zero() { return _mm_setzero_ps(); }
   static vector load(const float* p) { return _mm_loadu_ps(p); }
   static void store(float* p, vector x) { _mm_storeu_ps(p, x); }
@@ -29,25 +27,17 @@ struct mulps_x4 {
 };
 
 /// Bytes are widened to i16 while packing: the sum of two products fits i32, and paddd wraps.
-struct pmaddwd_x4 {
+struct pmaddwd_x4 : unmasked_instruction {
   using element = std::int16_t;
   using accumulator = std::int32_t;
   using vector = __m128i;
   using group = __m128i;
   static constexpr int lanes = 4;
-  static constexpr bool flips_s8 = false, masks = false;
-  static no_mask mask(int) { return {}; }
   static vector zero() { return _mm_setzero_si128(); }
   static vector load(const std::int32_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
   static void store(std::int32_t* p, vector x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), x); }
   static vector add(vector x, vector y) { return _mm_add_epi32(x, y); }
-  static std::int32_t sum(vector x) {
-    std::int32_t parts[lanes];
-    store(parts, x);
-    std::uint32_t total = 0;  // wraps
-    for (const std::int32_t part : parts) total += static_cast<std::uint32_t>(part);
-    return static_cast<std::int32_t>(total);
-  }
+  static std::int32_t sum(vector x) { return wrapping_sum(x); }
   static group as_groups(vf words) { return _mm_castps_si128(words); }
   static group load_groups(const char* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
   static group load_groups(const char* p, no_mask) { return load_groups(p); }

@@ -8,12 +8,6 @@
 
 #include "simd.hpp"
 
-#if defined(__clang__)
-#define EINKORN_UNROLL _Pragma("unroll")
-#else
-#define EINKORN_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 EINKORN_BEGIN_LEVEL
 
 /// What a micro-kernel is given; strides of A and B in bytes, of acc (or narrow) in elements.
@@ -36,8 +30,20 @@ struct gemm_tile_args {
   dtype narrow_type = dtype::bf16;
 };
 
-/// The mask of instruction sets that have none: vectors are always whole.
+/// What instructions without masks have in common: vectors are always whole.
 struct no_mask {};
+struct unmasked_instruction {
+  static constexpr bool flips_s8 = false, masks = false;
+  static no_mask mask(int) { return {}; }
+};
+/// The sum of the lanes of a vector of i32; wraps.
+template <class Vector>
+inline std::int32_t wrapping_sum(Vector x) {
+  std::uint32_t total = 0, lanes[sizeof x / 4];
+  __builtin_memcpy(lanes, &x, sizeof x);
+  for (const std::uint32_t lane : lanes) total += lane;
+  return static_cast<std::int32_t>(total);
+}
 
 /// Address of row r: three pointers and the multiples 1, 2, 3, 4 of the stride reach 15 rows.
 template <int Row>

@@ -13,6 +13,13 @@
 
 #include "../types.hpp"
 
+/// Before a loop over an array of vectors: without it g++ -O2 keeps the array in memory.
+#if defined(__clang__)
+#define EINKORN_UNROLL _Pragma("unroll")
+#else
+#define EINKORN_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 EINKORN_BEGIN_LEVEL
 
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
