@@ -40,18 +40,19 @@ inline float exponentials(const float* scores, E* p, const std::uint8_t* keep, i
                           float top) {
   const vf f = broadcast(factor), shift = broadcast(-top);
   two_vectors sum = broadcast(0.0f);
-  const auto keep_first = [&](index j, vf e) {
-    sum.first += e;
-    store(p + j, Drop ? keep_factors(keep, 0, j, e) : e);
-  };
+  const auto put_kept = [&](index j, vf e) { store(p + j, Drop ? keep_factors(keep, 0, j, e) : e); };
   index j = 0;
   for (; j + 2 * vf_size <= count; j += 2 * vf_size) {
     const two_vectors e = power_of_two(fma(load_two(scores + j), f, shift));
     sum = sum + e;
-    store(p + j, Drop ? keep_factors(keep, 0, j, e.first) : e.first);
-    store(p + j + vf_size, Drop ? keep_factors(keep, 0, j + vf_size, e.second) : e.second);
+    put_kept(j, e.first);
+    put_kept(j + vf_size, e.second);
   }
-  if (j < count) keep_first(j, power_of_two(fma(load(scores + j), f, shift)));
+  if (j < count) {
+    const vf e = power_of_two(fma(load(scores + j), f, shift));
+    sum.first += e;
+    put_kept(j, e);
+  }
   return reduce_add(sum.first + sum.second);
 }
 
