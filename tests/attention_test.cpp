@@ -185,6 +185,7 @@ TEST_CASE_TEMPLATE("forward and backward agree with the reference", T, float, bf
     shapes.push_back({packed({511, 512, 513}), 1, 4, 0.1f});  // blocks of keys of the forward pass
     shapes.push_back({packed({1100}), 1, 8, 0});
   }
+  verdict worst;
   on_each_level_and_amx([&](isa) {
     for (const shape& s : shapes) {
       INFO("rows ", s.sequences.back().first_row + s.sequences.back().rows, " width ", s.width, " p ", s.p);
@@ -196,8 +197,12 @@ TEST_CASE_TEMPLATE("forward and backward agree with the reference", T, float, bf
       CHECK(v.lse <= 1);
       CHECK(v.gradients <= 1);
       CHECK((p.out.intact() && p.dqkv.intact() && p.lse.intact() && p.qkv.intact() && p.dout.intact()));
+      worst.out = std::fmax(worst.out, v.out);
+      worst.lse = std::fmax(worst.lse, v.lse);
+      worst.gradients = std::fmax(worst.gradients, v.gradients);
     }
   });
+  MESSAGE("worst error / bound: out ", worst.out, ", lse ", worst.lse, ", gradients ", worst.gradients);
 }
 
 TEST_CASE("the verdict finds a wrong number and a NaN") {

@@ -225,10 +225,13 @@ inline constexpr double eps_of = std::is_same_v<T, einkorn::bf16>   ? 0x1p-8
 template <class T>
 inline constexpr double tiny_of = std::is_same_v<T, einkorn::fp16> ? 0x1p-25 : 0x1p-126;
 
-/// The comparison of every test: NaN fails it; equal infinities pass.
-inline bool within(double actual, double expected, double bound) {
+/// The comparison of every test: NaN fails it; equal infinities pass. `worst` keeps the largest error /
+/// bound.
+inline bool within(double actual, double expected, double bound, double* worst = nullptr) {
   if (std::isinf(expected)) return actual == expected;
-  return std::abs(actual - expected) <= bound;
+  const double error = std::abs(actual - expected);
+  if (worst != nullptr && error > 0 && !(error / bound <= *worst)) *worst = error / bound;
+  return error <= bound;
 }
 
 /// An executor with threads of its own that start for each call. Tasks go to whoever is free.
