@@ -63,10 +63,9 @@ struct gemm_blocking {
     set_depth(g.a.cols);
     set_results(g);
     set_operands(g);
-    if (is_simple(g)) {
-      simple = true;
-      const index tiles = (g.c.rows + mr - 1) / mr;
-      tile_rows = tiles == 1 ? g.c.rows : Kernel::a_panels ? (g.c.rows + tiles - 1) / tiles : mr;
+    simple = is_simple(g);
+    if (simple) {
+      set_tile_rows(g.c.rows);
       a_stride = g.a.stride * size_of(g.a.type);
       return;
     }
@@ -158,6 +157,13 @@ struct gemm_blocking {
            g.c.rows * g.c.cols * depth <= (1 << 21);
   }
 
+  /// Tiles of about equal height; returns how many.
+  index set_tile_rows(index rows) {
+    const index tiles = std::max<index>(1, (rows + mr - 1) / mr);
+    tile_rows = !Kernel::a_panels ? mr : tiles == 1 ? std::max<index>(1, rows) : (rows + tiles - 1) / tiles;
+    return tiles;
+  }
+
   void set_tasks(const detail::gemm_args& g) {
     const index rows = g.c.rows, cols = g.c.cols, one_panel = std::max<index>(64, panel_bytes(0));
     // Panels that a task packs for itself stay in its L2, and A passes by once for each such run of columns.
@@ -206,8 +212,7 @@ struct gemm_blocking {
       own_cols = (panel_count(task_cols) + parts - 1) / parts * nr;
     }
     // A transposed A is read 64 bytes a page with one row of tiles; several read whole runs of its rows.
-    const index tiles = std::max<index>(1, (task_rows + mr - 1) / mr);
-    tile_rows = Kernel::a_panels ? std::max<index>(1, (task_rows + tiles - 1) / tiles) : mr;
+    const index tiles = set_tile_rows(task_rows);
     pass_rows = std::min<index>(a == gemm_a::panels ? 8 : 1, tiles) * tile_rows;
     keeps_b = b == gemm_b::own && task_rows > tile_rows;
     const index row_tasks = (rows + task_rows - 1) / std::max<index>(task_rows, 1);
