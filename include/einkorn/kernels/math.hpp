@@ -6,7 +6,7 @@
 ///   log     0.97 / 0.92   denormal arguments included; log(+-0) = -infinity, log(x < 0) = NaN
 ///   erf     2.88 / 2.46   never beyond +-1; erf(-0) = -0
 ///   tanh    1.35 / 1.38   tanh(-0) = -0
-///   exp2    2.33 / 2.02   for x <= 0 only; 2.59 on the levels with AVX-512
+///   exp2    2.33 / 2.02   for x <= 0 only; 2.48 on the levels with AVX-512
 ///   GELUs and their derivatives: 0.65 / 0.61 beside an absolute 3e-8, which is their tail below -5
 /// NaN gives NaN everywhere. No result depends on the compiler's contraction: the baseline level rounds
 /// products and sums separately, the others fuse them.
