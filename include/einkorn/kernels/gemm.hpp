@@ -31,12 +31,14 @@ inline void gemm(const detail::gemm_args& g) {
   if (g.batch == 0 || g.c.rows == 0 || g.c.cols == 0) return;
   gemm_with_kernel(g.a.type, g.b.type, g, [&](auto kernel) {
     const gemm_blocking<decltype(kernel)> blocking(g);
+    gemm_driver<decltype(kernel)> driver(g, blocking, {g.a.data, g.b.data, g.c.data});
+    if (blocking.simple) return driver.run_simple();
     const index bytes = blocking.scratch_bytes();
     alignas(64) char small[detail::gemm_small_scratch];
     char* const memory =
         bytes <= detail::gemm_small_scratch ? small : static_cast<char*>(g.scratch(g.scratch_context, bytes));
     if (memory == nullptr) return;
-    gemm_driver<decltype(kernel)>(g, blocking, {g.a.data, g.b.data, g.c.data}).run(memory);
+    driver.run(memory);
   });
 }
 
@@ -44,15 +46,22 @@ inline void gemm(const detail::gemm_args& g) {
 inline void gemm_prepare(const detail::gemm_prepare_args& p) {
   gemm_with_kernel(p.g->a.type, p.g->b.type, *p.g, [&](auto kernel) {
     using blocking = gemm_blocking<decltype(kernel)>;
+    using driver = gemm_driver<decltype(kernel)>;
     static_assert(sizeof(blocking) <= sizeof p.out->blocking && std::is_trivially_copyable_v<blocking>);
     const blocking* const made = new (p.out->blocking) blocking(*p.g);
     p.out->scratch_bytes = made->scratch_bytes();
-    p.out->run = [](const detail::gemm_prepared& prepared, const detail::gemm_args& g,
-                    const detail::gemm_pointers& pointers, void* memory) {
-      alignas(64) char small[detail::gemm_small_scratch];
-      gemm_driver<decltype(kernel)>(g, *reinterpret_cast<const blocking*>(prepared.blocking), pointers)
-          .run(memory != nullptr ? static_cast<char*>(memory) : small);
-    };
+    if (made->simple)
+      p.out->run = [](const detail::gemm_prepared& prepared, const detail::gemm_args& g,
+                      const detail::gemm_pointers& pointers, void*) {
+        driver(g, *reinterpret_cast<const blocking*>(prepared.blocking), pointers).run_simple();
+      };
+    else
+      p.out->run = [](const detail::gemm_prepared& prepared, const detail::gemm_args& g,
+                      const detail::gemm_pointers& pointers, void* memory) {
+        alignas(64) char small[detail::gemm_small_scratch];
+        driver(g, *reinterpret_cast<const blocking*>(prepared.blocking), pointers)
+            .run(memory != nullptr ? static_cast<char*>(memory) : small);
+      };
   });
 }
 

@@ -26,6 +26,7 @@
 
 #include "gemm_blocking.hpp"
 #include "gemm_epilogue.hpp"
+#include "gemm_near.hpp"
 #include "gemm_pack.hpp"
 #include "parallel.hpp"
 
@@ -40,9 +41,8 @@ class gemm_driver {
               const detail::gemm_pointers& pointers)
       : g(args), cut(blocking), data(pointers) {}
 
-  /// memory: scratch_bytes() of the blocking.
+  /// memory: scratch_bytes() of the blocking; not for a simple one.
   void run(char* memory) {
-    if (cut.simple) return run_simple();
     if (is_single()) {
       const default_mxcsr environment;
       [[maybe_unused]] const typename Kernel::session session;
@@ -69,32 +69,28 @@ class gemm_driver {
     }
   }
 
- private:
-  const detail::gemm_args& g;
-  const gemm_blocking<Kernel>& cut;
-  const detail::gemm_pointers data;
-
-  struct task_tile {
-    index batch, row, rows, col, cols;
-    index first_block, end_block;
-    accumulator* sums;
-  };
-
   /// A small product whose operands all lie as the micro-kernel wants them.
   void run_simple() {
     const default_mxcsr environment;
+    const bool in_place = cut.b == gemm_b::in_place, accumulate = g.e.beta != 0;
+    const index b_stride = (in_place ? g.b.stride : Kernel::nr) * 4;
+    const index b_step = in_place ? Kernel::nr * 4 : cut.panel_bytes(0), c_size = size_of(g.c.type);
+    const index rows = g.c.rows, cols = g.c.cols;
+    if constexpr (Kernel::a_panels)
+      if (cut.direct)
+        return gemm_near<Kernel>::run({cut.groups(0), cut.a_stride, b_stride, g.c.stride, accumulate}, rows,
+                                      cols, static_cast<const char*>(data.a),
+                                      static_cast<const char*>(in_place ? data.b : g.packed), b_step,
+                                      static_cast<accumulator*>(data.c));
     [[maybe_unused]] const typename Kernel::session session;
     gemm_tile_args<accumulator> t;
     t.groups = cut.groups(0);
     t.a_stride = cut.a_stride;
+    t.b_stride = b_stride;
     t.initial = nullptr;
     t.acc_stride = g.c.stride;
-    t.accumulate = g.e.beta != 0;
+    t.accumulate = accumulate;
     t.narrow_type = g.c.type;
-    const bool in_place = cut.b == gemm_b::in_place;
-    t.b_stride = (in_place ? g.b.stride : Kernel::nr) * 4;
-    const index b_step = in_place ? Kernel::nr * 4 : cut.panel_bytes(0), c_size = size_of(g.c.type);
-    const index rows = g.c.rows, cols = g.c.cols;
     for (index row = 0; row < rows; row += cut.tile_rows) {
       t.a = static_cast<const char*>(data.a) + row * cut.a_stride;
       t.b = static_cast<const char*>(in_place ? data.b : g.packed);
@@ -107,6 +103,17 @@ class gemm_driver {
       }
     }
   }
+
+ private:
+  const detail::gemm_args& g;
+  const gemm_blocking<Kernel>& cut;
+  const detail::gemm_pointers data;
+
+  struct task_tile {
+    index batch, row, rows, col, cols;
+    index first_block, end_block;
+    accumulator* sums;
+  };
 
   /// One task: no counter, no division.
   bool is_single() const {

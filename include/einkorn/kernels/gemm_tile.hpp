@@ -104,6 +104,52 @@ struct gemm_tile {
     });
   }
 
+  /// One k-group; the last vector of B is masked where B lies in place: there is nothing beyond its columns.
+  template <class Mask>
+  [[gnu::always_inline]] static void step(vector (&acc)[Rows][Vectors], const char* b, Mask mask,
+                                          const char* a0, const char* a1, const char* a2, index stride,
+                                          index stride3) {
+    constexpr int vector_bytes = 4 * Instruction::lanes;
+    group b_groups[Vectors];
+    for (int v = 0; v + 1 < Vectors; ++v) b_groups[v] = Instruction::load_groups(b + v * vector_bytes);
+    b_groups[Vectors - 1] = Instruction::load_groups(b + (Vectors - 1) * vector_bytes, mask);
+    rows_from<0>(acc, b_groups, a0, a1, a2, stride, stride3);
+  }
+
+  /// g++ would keep an address for each row of each step, too many for the registers: it forgets them.
+  [[gnu::always_inline]] static void advance(const char*& a0, const char*& a1, const char*& a2, index a_step,
+                                             const char*& b, index b_stride) {
+    a0 += a_step;
+    a1 += a_step;
+    a2 += a_step;
+    b += b_stride;
+    __asm__("" : "+r"(a0), "+r"(b));
+    if (Rows > 5) __asm__("" : "+r"(a1));
+    if (Rows > 10) __asm__("" : "+r"(a2));
+  }
+
+  /// The tile to memory: to [+]= acc.
+  [[gnu::always_inline]] static void put(const vector (&acc)[Rows][Vectors], accumulator* to, index stride,
+                                         bool accumulate, int last) {
+    const auto each = [&](auto adds) __attribute__((always_inline)) {
+      each_vector(
+          last, [&](int r, int v, int columns) __attribute__((always_inline)) {
+            accumulator* const out = to + r * stride + v * Instruction::lanes;
+            if (columns == Instruction::lanes) {
+              Instruction::store(out, adds ? Instruction::add(acc[r][v], Instruction::load(out)) : acc[r][v]);
+            } else if constexpr (Instruction::masks) {
+              const auto lanes = Instruction::mask(columns);
+              Instruction::store(
+                  out, adds ? Instruction::add(acc[r][v], Instruction::load(out, lanes)) : acc[r][v], lanes);
+            }
+          });
+    };
+    if (accumulate)
+      each(std::true_type());
+    else
+      each(std::false_type());
+  }
+
   /// last: columns of the last vector.
   static void run(const gemm_tile_args<accumulator>& t, int last) {
     vector acc[Rows][Vectors];
@@ -116,30 +162,18 @@ struct gemm_tile {
     }
     const index stride = t.a_stride, a_step = t.a_step, b_stride = t.b_stride;
     index stride3 = 3 * stride, ahead = 8 * b_stride;
-    __asm__("" : "+r"(stride3), "+r"(ahead));     // registers of their own, not additions a step
-    const auto b_mask = Instruction::mask(last);  // B in place has nothing beyond its columns
+    __asm__("" : "+r"(stride3), "+r"(ahead));  // registers of their own, not additions a step
+    const auto b_mask = Instruction::mask(last);
     const char* next = t.next != nullptr ? t.next : t.b;
     const index next_step = 2 * t.next_step;
     const char *a0 = t.a, *a1 = a0 + 5 * stride, *a2 = a0 + 10 * stride, *b = t.b;
-    // One k-group. B comes from L2, and the hardware prefetcher starts late in a panel: 8 steps ahead gives 1
-    // to 5 %. The last byte, since rows of B in place may cross a line, whose first the panel before fetched.
-    const auto step = [&]() __attribute__((always_inline)) {
-      constexpr int vector_bytes = 4 * Instruction::lanes;
-      for (int byte = 0; byte < Vectors * vector_bytes; byte += 64) __builtin_prefetch(b + ahead + byte + 63);
-      group b_groups[Vectors];
-      for (int v = 0; v + 1 < Vectors; ++v) b_groups[v] = Instruction::load_groups(b + v * vector_bytes);
-      b_groups[Vectors - 1] = Instruction::load_groups(b + (Vectors - 1) * vector_bytes, b_mask);
-      rows_from<0>(acc, b_groups, a0, a1, a2, stride, stride3);
-      a0 += a_step;
-      a1 += a_step;
-      a2 += a_step;
-      b += b_stride;
-    };
-    // g++ would keep an address for each row of each step, too many for the registers.
-    const auto forget = [&]() __attribute__((always_inline)) {
-      __asm__("" : "+r"(a0), "+r"(b));
-      if (Rows > 5) __asm__("" : "+r"(a1));
-      if (Rows > 10) __asm__("" : "+r"(a2));
+    // B comes from L2, and the hardware prefetcher starts late in a panel: 8 steps ahead gives 1 to 5 %. The
+    // last byte, since rows of B in place may cross a line, whose first the panel before fetched.
+    const auto one_step = [&]() __attribute__((always_inline)) {
+      for (int byte = 0; byte < Vectors * 4 * Instruction::lanes; byte += 64)
+        __builtin_prefetch(b + ahead + byte + 63);
+      step(acc, b, b_mask, a0, a1, a2, stride, stride3);
+      advance(a0, a1, a2, a_step, b, b_stride);
     };
     const auto fetch_next = [&](index bytes) __attribute__((always_inline)) {
       __builtin_prefetch(next, 0, 2);
@@ -147,10 +181,8 @@ struct gemm_tile {
     };
     const auto two_steps = [&]() __attribute__((always_inline)) {
       fetch_next(next_step);
-      step();
-      forget();
-      step();
-      forget();
+      one_step();
+      one_step();
     };
     index g = t.groups;
     if constexpr (Rows * Vectors <= 12) {  // few multiply-adds a step: what else is in the loop counts
@@ -161,7 +193,7 @@ struct gemm_tile {
     }
     for (; g > 0; --g) {
       fetch_next(t.next_step);
-      step();
+      one_step();
     }
     if constexpr (std::is_same_v<accumulator, float>) {
       if (t.narrow != nullptr) {
@@ -172,30 +204,7 @@ struct gemm_tile {
         return;
       }
     }
-    // Copies: a store through a pointer to vectors might change t.
-    accumulator* const sums = t.acc;
-    const index acc_stride = t.acc_stride;
-    if (t.accumulate) {
-      each_vector(
-          last, [&](int r, int v, int columns) __attribute__((always_inline)) {
-            accumulator* const out = sums + r * acc_stride + v * Instruction::lanes;
-            if (columns == Instruction::lanes) {
-              Instruction::store(out, Instruction::add(acc[r][v], Instruction::load(out)));
-            } else if constexpr (Instruction::masks) {
-              const auto lanes = Instruction::mask(columns);
-              Instruction::store(out, Instruction::add(acc[r][v], Instruction::load(out, lanes)), lanes);
-            }
-          });
-    } else {
-      each_vector(
-          last, [&](int r, int v, int columns) __attribute__((always_inline)) {
-            accumulator* const out = sums + r * acc_stride + v * Instruction::lanes;
-            if (columns == Instruction::lanes)
-              Instruction::store(out, acc[r][v]);
-            else if constexpr (Instruction::masks)
-              Instruction::store(out, acc[r][v], Instruction::mask(columns));
-          });
-    }
+    put(acc, t.acc, t.acc_stride, t.accumulate, last);
   }
 };
 
