@@ -146,6 +146,10 @@ TEST_CASE("misuse is an error that names both values, and C stays as it was") {
   CHECK(run(left, b, {m + 1005, 4, 6, 20}) == "no error");
   CHECK(run(left, b, {m + 1004, 4, 6, 20}) == "gemm: c overlaps a");
   CHECK(run(left, b, {m + 1015, 4, 6, 20}) == "gemm: c overlaps a");
+  for (const index offset : {20, 76, 130, 166})
+    CHECK(error_of([&] {
+            gemm_batched(a, b, matrix_view<float>(m + offset, 4, 6), {20, 190, 190, 190});
+          }) == "no error");
   for (float& x : memory) x = 3;
   CHECK(run(a, b, c, {.preactivation = c}) == "gemm: preactivation overlaps a, b or c");
   CHECK(run(a, b, c, {.preactivation = matrix_view<float>(m + 500, 4, 5)}) ==
@@ -157,6 +161,21 @@ TEST_CASE("misuse is an error that names both values, and C stays as it was") {
   CHECK(error_of([&] {
           gemm_batched(a, b, big, {2, 0, 0, 3});
         }).find("stride_c is too small") != std::string::npos);
+  CHECK(error_of([&] {
+          gemm_batched(a, b, c, {2, 0, 0, 24, 1}, {.preactivation = matrix_view<float>(m + 500, 4, 6)});
+        }).find("stride_preactivation is too small") != std::string::npos);
+  // A, B and C of each product beside each other, at one stride, or C from the last one back.
+  const auto side_by_side = [&](index offset, index stride) {
+    return error_of([&] {
+      gemm_batched(a, b, matrix_view<float>(m + offset, 4, 6), {20, 190, 190, stride});
+    });
+  };
+  const index last = 19 * 190;
+  CHECK(side_by_side(77, 190) == "gemm: c overlaps b");
+  CHECK(side_by_side(129, 190) == "gemm: c overlaps b");
+  CHECK(side_by_side(167, 190) == "gemm: c overlaps a");
+  CHECK(side_by_side(last + 19, -190) == "gemm: c overlaps a");
+  CHECK(side_by_side(last + 77, -190) == "gemm: c overlaps b");
   for (const float x : memory) CHECK(x == 3);
 
   guarded_buffer<std::int8_t> bytes(100);
@@ -207,6 +226,58 @@ TEST_CASE("a packed matrix refuses another level, another type and another shape
     }
   }
 }
+
+TEST_CASE("asking for the workspace computes nothing, and takes what the call takes") {
+  on_each_level([](isa) {
+    random_numbers random(6);
+    const operand<float> a(16, 8, false, 0, random), b(8, 8, false, 0, random);
+    guarded_matrix<float> c(16, 8), pre(16, 8);
+    for (float& x : c.memory) x = 5;
+    const auto first = c.view().rows_from(0, 8);
+    const batch_layout batch{
+        .count = 2, .stride_a = 64, .stride_c = 64, .stride_preactivation = 64, .stride_residual = 64};
+    const epilogue e{.beta = 1, .preactivation = pre.view().rows_from(0, 8), .residual = first};
+    gemm_workspace(a.view.rows_from(0, 8), b.view, first, batch, e);
+    gemm_workspace(a.view, pack(b.view), c.view(), {.beta = 1});
+    for (const float x : c.memory) CHECK(x == 5);
+    CHECK(error_of([&] { gemm_workspace(a.view, b.view, first); }) == "gemm: c.rows 8 != a.rows 16");
+  });
+}
+
+TEST_CASE("a packed matrix that lost its memory says so") {
+  guarded_matrix<float> large(64, 64), small(4, 4), x(2, 64), y(2, 64);
+  packed_matrix from = pack(large.const_view()), to = pack(small.const_view());
+  to = std::move(from);
+  CHECK(error_of([&] { gemm(x.const_view(), from, y.view()); }) ==
+        "gemm: b is a packed_matrix that holds nothing");
+  CHECK(error_of([&] { gemm(x.const_view(), to, y.view()); }) == "no error");
+  // Packing again fails for want of memory: the old shape is not claimed for the new memory.
+  packed_matrix forward = pack(transpose(small.const_view())), backward = pack(small.const_view());
+  static int allowed;
+  allowed = 1;
+  const allocator before =
+      set_allocator({nullptr,
+                     [](void*, index bytes) -> void* {
+                       return allowed-- > 0
+                                  ? std::aligned_alloc(64, static_cast<std::size_t>((bytes + 63) / 64 * 64))
+                                  : nullptr;
+                     },
+                     [](void*, void* memory, index) { std::free(memory); }});
+  CHECK(error_of([&] { pack_pair_into(forward, backward, large.view(), dtype::f32); }).find("no memory") !=
+        std::string::npos);
+  guarded_matrix<float> u(2, 4), v(2, 4);
+  CHECK(error_of([&] { gemm(u.const_view(), forward, v.view()); }) != "no error");
+  forward = packed_matrix();  // its memory goes back where it came from
+  set_allocator(before);
+}
+
+// What is written must not be const, and packed B knows which results its types give.
+template <class A, class C>
+concept multiplies_packed = requires(matrix_view<const A> a, const packed_matrix& b, matrix_view<C> c) {
+  gemm(a, b, c);
+};
+static_assert(multiplies_packed<float, bf16> && multiplies_packed<std::uint8_t, std::int32_t>);
+static_assert(!multiplies_packed<float, const float> && !multiplies_packed<float, std::int32_t>);
 
 TEST_CASE("memory comes from the hook, in one allocation per packed matrix, and none after the first call") {
   static int allocated, released;

@@ -67,9 +67,10 @@ class buffer {
         data_(std::exchange(other.data_, nullptr)),
         bytes_(std::exchange(other.bytes_, 0)) {}
   buffer& operator=(buffer&& other) noexcept {
-    std::swap(from_, other.from_);
-    std::swap(data_, other.data_);
-    std::swap(bytes_, other.bytes_);
+    buffer taken(std::move(other));  // so that `other` ends up empty
+    std::swap(from_, taken.from_);
+    std::swap(data_, taken.data_);
+    std::swap(bytes_, taken.bytes_);
     return *this;
   }
   void* data() const noexcept { return data_; }

@@ -15,9 +15,9 @@
 /// Error per element before the epilogue: (depth + 2) * 2^-23 * sum|a*b| + eps(C) * |c|; bf16 operands that
 /// are denormal may count as 0. NaN and infinity propagate.
 /// Same level, same bits, for any number of threads; packed and plain B give the same bits, but for up to 16
-/// rows of A and a transposed B as it lies, whose sums are dot products (kernels/gemm_few_rows.hpp).
-/// Allocates nothing once the workspace fits. Throws einkorn::error on a mismatch, before C is touched.
-/// Truth: reference/gemm.hpp.
+/// rows of A and a transposed B as it lies, whose sums are dot products (kernels/gemm_few_rows.hpp), and for
+/// up to 3 rows of bf16 at level amx, where a plain B does not go through tiles. Allocates nothing once the
+/// workspace fits. Throws einkorn::error on a mismatch, before C is touched. Truth: reference/gemm.hpp.
 #pragma once
 
 #include "allocation.hpp"
@@ -49,6 +49,7 @@ class packed_matrix {
                              dtype a_type, const executor& exec);
   /// Room for so many bytes; what is there is kept where it fits.
   void* take(index bytes) {
+    rows_ = cols_ = 0;  // until it is described again: an exception may come between
     if (bytes < 64) bytes = 64;
     if (memory_.bytes() < bytes) {
       memory_ = buffer();
@@ -84,6 +85,12 @@ concept gemm_types =
       std::is_same_v<std::remove_cv_t<A>, std::int8_t>)&&std::is_same_v<std::remove_cv_t<B>, std::int8_t> &&
      (std::is_same_v<C, std::int32_t> || (real<C> && !std::is_const_v<C>)));
 
+/// The same for a packed B, whose type is known only at run time.
+template <class A>
+using packed_element = std::conditional_t<real<A>, float, std::int8_t>;
+template <class A, class C>
+concept packed_gemm_types = gemm_types<A, packed_element<A>, C>;
+
 namespace detail {
 
 inline dtype packed_a_type(dtype a) noexcept { return a == dtype::s8 ? dtype::u8 : a; }
@@ -98,8 +105,8 @@ inline void run_gemm(gemm_args& args, workspace* scratch) {
   kernels().gemm(args);
 }
 
-inline void gemm_any(const any_matrix& a, const any_matrix& b, const any_matrix& c, const epilogue& e,
-                     const batch_layout& batch, const executor& exec, workspace* scratch) {
+inline gemm_args batched_args(const any_matrix& a, const any_matrix& b, const any_matrix& c,
+                              const epilogue& e, const batch_layout& batch, const executor& exec) {
   gemm_args args(a, b, c, e, exec);
   args.batch = batch.count;
   args.batch_a = batch.stride_a;
@@ -107,6 +114,12 @@ inline void gemm_any(const any_matrix& a, const any_matrix& b, const any_matrix&
   args.batch_c = batch.stride_c;
   args.batch_preactivation = batch.stride_preactivation;
   args.batch_residual = batch.stride_residual;
+  return args;
+}
+
+inline void gemm_any(const any_matrix& a, const any_matrix& b, const any_matrix& c, const epilogue& e,
+                     const batch_layout& batch, const executor& exec, workspace* scratch) {
+  gemm_args args = batched_args(a, b, c, e, batch, exec);
   check_gemm(args);
   run_gemm(args, scratch);
 }
@@ -139,6 +152,21 @@ inline void gemm_packed(const any_matrix& a, const packed_matrix& b, const any_m
   run_gemm(args, scratch);
 }
 
+/// The checked call with everything decided; run is null where C has no elements.
+inline gemm_prepared prepare(gemm_args& args) {
+  check_gemm(args);
+  args.machine = this_machine();
+  gemm_prepared prepared;
+  if (args.batch > 0 && args.c.rows > 0 && args.c.cols > 0) kernels().gemm_prepare({&args, &prepared});
+  return prepared;
+}
+
+/// What the stack holds is no workspace's.
+inline index workspace_bytes(gemm_args args) {
+  const index bytes = prepare(args).scratch_bytes;
+  return bytes > gemm_small_scratch ? bytes : 0;
+}
+
 }  // namespace detail
 
 /// The formula at the top. The executor runs the tasks; the workspace, if given, serves as scratch memory.
@@ -160,6 +188,7 @@ void gemm_batched(const matrix_view<A>& a, const matrix_view<B>& b, const matrix
 
 /// With B packed by pack(): for weights that are used many times.
 template <class A, class C>
+requires packed_gemm_types<A, C>
 void gemm(const matrix_view<A>& a, const packed_matrix& b, const matrix_view<C>& c, const epilogue& e = {},
           const executor& exec = default_executor(), workspace* scratch = nullptr) {
   detail::gemm_packed(a, b, c, e, exec, scratch);
@@ -238,8 +267,9 @@ class gemm_plan {
 
   /// With packed B, which must outlive the plan.
   template <class A, class C>
-  gemm_plan(const matrix_view<A>& a, const packed_matrix& b, const matrix_view<C>& c, const epilogue& e = {},
-            const executor& exec = serial_executor())
+  requires packed_gemm_types<A, C> gemm_plan(const matrix_view<A>& a, const packed_matrix& b,
+                                             const matrix_view<C>& c, const epilogue& e = {},
+                                             const executor& exec = serial_executor())
       : gemm_plan(detail::packed_args(a, b, c, e, exec)) {}
 
   void operator()() const { run({args_.a.data, args_.b.data, args_.c.data}); }
@@ -249,14 +279,9 @@ class gemm_plan {
   void operator()(const void* a, const void* b, void* c) const { run({a, b, c}); }
 
  private:
-  explicit gemm_plan(const detail::gemm_args& args) : args_(args) {
-    detail::check_gemm(args_);
-    args_.machine = detail::this_machine();
-    empty_ = args_.c.rows == 0 || args_.c.cols == 0;
-    if (!empty_) detail::kernels().gemm_prepare({&args_, &prepared_});
-  }
+  explicit gemm_plan(const detail::gemm_args& args) : args_(args), prepared_(detail::prepare(args_)) {}
   void run(const detail::gemm_pointers& pointers) const {
-    if (empty_) return;
+    if (prepared_.run == nullptr) return;
     if (prepared_.scratch_bytes <= detail::gemm_small_scratch)
       return prepared_.run(prepared_, args_, pointers, nullptr);
     workspace_lease lease(nullptr);
@@ -265,7 +290,6 @@ class gemm_plan {
 
   detail::gemm_args args_;
   detail::gemm_prepared prepared_;
-  bool empty_ = false;
 };
 
 /// Bytes of scratch memory that the same call of gemm_batched (or gemm, with {}) takes on the active level:
@@ -275,21 +299,14 @@ requires gemm_types<A, B, C> index gemm_workspace(const matrix_view<A>& a, const
                                                   const matrix_view<C>& c, const batch_layout& batch = {},
                                                   const epilogue& e = {},
                                                   const executor& exec = default_executor()) {
-  index bytes = 0;
-  detail::gemm_args args(a, b, c, e, exec);
-  args.batch = batch.count;
-  args.batch_a = batch.stride_a;
-  args.batch_b = batch.stride_b;
-  args.batch_c = batch.stride_c;
-  detail::check_gemm(args);
-  args.machine = detail::this_machine();
-  args.scratch_context = &bytes;
-  args.scratch = [](void* context, index wanted) -> void* {
-    *static_cast<index*>(context) = wanted;
-    return nullptr;
-  };
-  detail::kernels().gemm(args);
-  return bytes;
+  return detail::workspace_bytes(detail::batched_args(a, b, c, e, batch, exec));
+}
+
+template <class A, class C>
+requires packed_gemm_types<A, C> index gemm_workspace(const matrix_view<A>& a, const packed_matrix& b,
+                                                      const matrix_view<C>& c, const epilogue& e = {},
+                                                      const executor& exec = default_executor()) {
+  return detail::workspace_bytes(detail::packed_args(a, b, c, e, exec));
 }
 
 EINKORN_END_NAMESPACE

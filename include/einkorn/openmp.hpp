@@ -22,9 +22,10 @@ inline bool& is_forked_child() noexcept {
   return forked;
 }
 
+/// At load time: the program may have started libgomp's threads, and forked, before it calls the library.
+inline const int fork_handler = pthread_atfork(nullptr, nullptr, [] { is_forked_child() = true; });
+
 inline void openmp_run(void* context, index tasks, void (*body)(void*, index), void* arg) {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { is_forked_child() = true; });
-  static_cast<void>(registered);
   const auto wanted = static_cast<index>(reinterpret_cast<std::intptr_t>(context));
   const int threads = static_cast<int>(tasks < wanted ? tasks : wanted);
   if (threads <= 1 || is_forked_child()) {

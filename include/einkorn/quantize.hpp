@@ -89,6 +89,7 @@ class quantized_weights {
 /// C = epilogue(x W^T), dequantised on the way: the integer part is exact on every level, and its conversion
 /// to f32 and the two scales cost a rounding each. C: rows of x x channels.
 template <class C>
+requires gemm_types<std::uint8_t, std::int8_t, C>
 void gemm(const quantized_rows& x, const quantized_weights& w, const matrix_view<C>& c, epilogue e = {},
           const executor& exec = default_executor(), workspace* scratch = nullptr) {
   e.dequantize = {x.scales.data(), w.scales(), x.zeros.data(), w.sums()};

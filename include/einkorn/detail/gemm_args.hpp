@@ -28,7 +28,7 @@ struct gemm_args {
   epilogue e;
   executor exec;
   gemm_machine machine = {};
-  // Called once, before C is touched; null means that only the number of bytes was asked for.
+  // Called once, before C is touched.
   void* (*scratch)(void* context, index bytes) = nullptr;
   void* scratch_context = nullptr;
 };

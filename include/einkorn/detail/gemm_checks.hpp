@@ -1,6 +1,8 @@
 /// The checks of gemm.hpp, on type-erased matrices: nothing is read or written before they pass.
 #pragma once
 
+#include <algorithm>
+
 #include "../error.hpp"
 #include "gemm_args.hpp"
 
@@ -48,10 +50,33 @@ inline bool batches_overlap(const any_matrix& x, index stride_x, const any_matri
     return all;
   };
   if (!overlap(whole(x, stride_x), whole(y, stride_y))) return false;
-  for (index i = 0; i < (stride_x == 0 ? 1 : count); ++i)
-    for (index j = 0; j < (stride_y == 0 ? 1 : count); ++j)
-      if (overlap(footprint_of(x, i * stride_x), footprint_of(y, j * stride_y))) return true;
+  // For each matrix of x those of y that begin before its end and end after its beginning; from y's lowest
+  // up.
+  const index step = (stride_y < 0 ? -stride_y : stride_y) * size_of(y.type);
+  const footprint lowest = footprint_of(y, stride_y < 0 ? stride_y * (count - 1) : 0);
+  for (index i = 0; i < (stride_x == 0 ? 1 : count); ++i) {
+    const footprint one = footprint_of(x, i * stride_x);
+    const auto before_end = static_cast<index>(one.end() - lowest.begin);
+    const auto after_begin = static_cast<index>(one.begin - lowest.end());
+    const index first = step == 0 || after_begin < 0 ? 0 : after_begin / step;
+    const index last = step == 0 || before_end < 0 ? 0 : std::min(before_end / step, count - 1);
+    for (index j = first; j <= last; ++j) {
+      footprint other = lowest;
+      other.begin += static_cast<std::uintptr_t>(j * step);
+      if (overlap(one, other)) return true;
+    }
+  }
   return false;
+}
+
+/// The matrices of a batch that is written.
+inline void require_apart(const char* name, const any_matrix& m, index stride, index count) {
+  const index distance = stride < 0 ? -stride : stride;
+  if (distance >= (m.rows - 1) * m.stride + m.cols) return;
+  for (index i = 1; i < count; ++i)
+    if (overlap(footprint_of(m), footprint_of(m, i * distance)))
+      fail(std::string("gemm: the matrices of ") + name + " overlap each other: stride_" + name +
+           " is too small");
 }
 
 inline bool is_real(dtype type) noexcept { return type <= dtype::fp16; }
@@ -92,6 +117,7 @@ inline void check_operand_types(const char* function, dtype a, dtype b) {
             "preactivation overlaps residual");
     require(g.batch == 1 || g.batch_preactivation != 0, "gemm",
             "preactivation needs a batch stride of its own");
+    require_apart("preactivation", pre, g.batch_preactivation, g.batch);
   }
   if (residual.data != nullptr) {
     require_plain("gemm", "residual", residual);
@@ -127,13 +153,7 @@ inline void check_gemm(const gemm_args& g) {
     fail("gemm: c overlaps a");
   if (g.packed == nullptr && batches_overlap(g.c, g.batch_c, g.b, g.batch_b, g.batch)) [[unlikely]]
     fail("gemm: c overlaps b");
-  if (g.batch > 1) {
-    const index distance = g.batch_c < 0 ? -g.batch_c : g.batch_c;
-    if (distance < (g.c.rows - 1) * g.c.stride + g.c.cols)
-      for (index i = 1; i < g.batch; ++i)
-        require(!overlap(footprint_of(g.c), footprint_of(g.c, i * distance)), "gemm",
-                "the matrices of c overlap each other: stride_c is too small");
-  }
+  require_apart("c", g.c, g.batch_c, g.batch);
   const epilogue& e = g.e;
   if (e.preactivation.data != nullptr || e.residual.data != nullptr || g.c.type == dtype::i32 ||
       e.dequantize.any())

@@ -15,7 +15,7 @@
 
 EINKORN_BEGIN_LEVEL
 
-/// A micro-kernel (see gemm.hpp) from one tile product.
+/// A micro-kernel (see gemm_driver.hpp) from one tile product.
 template <class Product>
 struct gemm_amx_kernel {
   using element = typename Product::element;

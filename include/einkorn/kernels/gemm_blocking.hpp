@@ -253,7 +253,7 @@ struct gemm_blocking {
     const bool packs = b == gemm_b::own || (b == gemm_b::in_place && !whole_vectors(g.c.cols));
     const index panels = keeps_b ? panel_count(own_cols) : 1;
     b_bytes = packs ? round_up(panels * panel_bytes(0), 64) : 0;
-    const bool whole = (direct || converts) && whole_vectors(g.c.cols);
+    const bool whole = (direct || (converts && !wide)) && whole_vectors(g.c.cols);
     const index sums = sums_stay ? panel_count(own_cols) * round_up(task_rows, tile_rows)
                        : whole   ? 0
                                  : std::max<index>(mr, wide ? gemm_wide_panels * gemm_wide_rows : 0);

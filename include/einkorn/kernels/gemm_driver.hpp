@@ -193,27 +193,14 @@ class gemm_driver {
         if (cut.direct && cut.whole_vectors(cols)) {
           accumulator* const c = static_cast<accumulator*>(data.c) + c_offset(tile, row, col);
           for (index block = 0; block < cut.blocks; ++block)
-            add_rows(c, g.c.stride, part(block), rows, cols, block > 0 || g.e.beta != 0);
+            gemm_add_tile(c, g.c.stride, part(block), nr, rows, cols, block > 0 || g.e.beta != 0);
         } else {
           for (index block = 1; block < cut.blocks; ++block)
-            add_rows(part(0), nr, part(block), rows, cols, true);
+            gemm_add_tile(part(0), nr, part(block), nr, rows, cols, true);
           gemm_finish_tile(g, data.c, tile.batch, tile.row + row, rows, tile.col + col, cols, part(0), nr);
         }
       }
     }
-  }
-
-  static void add_rows(accumulator* to, index stride, const accumulator* from, index rows, index cols,
-                       bool accumulate) {
-    for (index r = 0; r < rows; ++r)
-      for (index c = 0; c < cols; ++c) {
-        const accumulator x = from[r * Kernel::nr + c], before = accumulate ? to[r * stride + c] : 0;
-        if constexpr (std::is_same_v<accumulator, float>)
-          to[r * stride + c] = accumulate ? before + x : x;
-        else  // wraps
-          to[r * stride + c] =
-              static_cast<accumulator>(static_cast<std::uint32_t>(before) + static_cast<std::uint32_t>(x));
-      }
   }
 
   index c_offset(const task_tile& tile, index row, index col) const {

@@ -208,7 +208,7 @@ struct gemm_tile {
   }
 };
 
-/// A micro-kernel (see gemm.hpp) from one multiply-add instruction and a number of rows.
+/// A micro-kernel (see gemm_driver.hpp) from one multiply-add instruction and a number of rows.
 template <class Instruction, int Rows>
 struct gemm_vector_kernel {
   using instruction = Instruction;
