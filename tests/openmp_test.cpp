@@ -27,7 +27,7 @@ TEST_CASE("the child of a fork computes, serially") {
   for (float& x : b.memory) x = 2;
   const pid_t child = fork();
   if (child == 0) {
-    alarm(60);  // waiting for threads that do not exist hangs
+    alarm(30);  // waiting for threads that do not exist hangs
     gemm(a.const_view(), b.const_view(), c.view(), {}, exec);
     _exit(c.view()(127, 127) == 256 ? 0 : 1);
   }
