@@ -32,8 +32,8 @@ inline void gemm(const detail::gemm_args& g) {
   gemm_with_kernel(g.a.type, g.b.type, g, [&](auto kernel) {
     const gemm_blocking<decltype(kernel)> blocking(g);
     gemm_driver<decltype(kernel)> driver(g, blocking, {g.a.data, g.b.data, g.c.data});
-    if (blocking.simple) return driver.run_simple();
     const index bytes = blocking.scratch_bytes();
+    if (blocking.simple && bytes == 0) return driver.run_simple(nullptr);
     alignas(64) char small[detail::gemm_small_scratch];
     char* const memory =
         bytes <= detail::gemm_small_scratch ? small : static_cast<char*>(g.scratch(g.scratch_context, bytes));
@@ -49,10 +49,10 @@ inline void gemm_prepare(const detail::gemm_prepare_args& p) {
     static_assert(sizeof(blocking) <= sizeof p.out->blocking && std::is_trivially_copyable_v<blocking>);
     const blocking* const made = new (p.out->blocking) blocking(*p.g);
     p.out->scratch_bytes = made->scratch_bytes();
-    if (made->simple)
+    if (made->simple && p.out->scratch_bytes == 0)
       p.out->run = [](const detail::gemm_prepared& prepared, const detail::gemm_args& g,
                       const detail::gemm_pointers& pointers, void*) {
-        driver(g, *reinterpret_cast<const blocking*>(prepared.blocking), pointers).run_simple();
+        driver(g, *reinterpret_cast<const blocking*>(prepared.blocking), pointers).run_simple(nullptr);
       };
     else
       p.out->run = [](const detail::gemm_prepared& prepared, const detail::gemm_args& g,

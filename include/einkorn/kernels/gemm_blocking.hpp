@@ -52,7 +52,8 @@ struct gemm_blocking {
   bool split = false;      // between threads by depth: a block is a task
   bool by_block = false;   // B is shared one block of depth at a time
   bool prefetches_a = false;
-  bool simple = false;   // is_simple()
+  bool near = false;     // gemm_near.hpp
+  bool simple = false;   // one task, and nothing else to work out
   bool wide = false;     // packed B, 4 panels at a time
   bool keeps_b = false;  // own panels are needed again
   index a_stride = 0, a_step = 4, a_bytes = 0, b_bytes = 0, sums_bytes = 0, worker_bytes = 0,
@@ -63,12 +64,7 @@ struct gemm_blocking {
     set_depth(g.a.cols);
     set_results(g);
     set_operands(g);
-    simple = is_simple(g);
-    if (simple) {
-      set_tile_rows(g.c.rows);
-      a_stride = g.a.stride * size_of(g.a.type);
-      return;
-    }
+    if (set_simple(g)) return;
     set_tasks(g);
     set_memory(g);
   }
@@ -149,12 +145,25 @@ struct gemm_blocking {
     }
   }
 
-  /// Every operand in place, and small: nothing but tiles, and nothing else to work out.
-  bool is_simple(const detail::gemm_args& g) const {
-    return workers == 1 && g.batch == 1 && blocks == 1 && a == gemm_a::in_place && !wide &&
-           (b == gemm_b::in_place || b == gemm_b::packed) && (direct || converts) &&
-           whole_vectors(g.c.cols) && (g.packed == nullptr || !Kernel::flips_s8 || g.a.type != dtype::s8) &&
-           g.c.rows * g.c.cols * depth <= (1 << 21);
+  /// A in place, and a small product or (one of many) with a B that each task packs and a result that is
+  /// stored as it is. AMX: small, with every operand as it wants it.
+  bool set_simple(const detail::gemm_args& g) {
+    const index rows = g.c.rows, cols = g.c.cols;
+    if (blocks != 1 || a != gemm_a::in_place || wide) return false;
+    const bool small = workers == 1 && g.batch == 1 && rows * cols * depth <= (1 << 21);
+    const bool stored = direct && whole_vectors(cols);
+    if constexpr (Kernel::a_panels)
+      near = b == gemm_b::own      ? small || (stored && panel_bytes(0) <= g.machine.l1 / 2 &&
+                                          rows * groups(0) * 4 <= g.machine.l2 / 4)
+             : b == gemm_b::packed ? small && (!Kernel::flips_s8 || g.a.type != dtype::s8)
+                                   : small && b == gemm_b::in_place;
+    simple = small && (Kernel::a_panels ? near : b == gemm_b::packed && stored);
+    if (!simple) return false;
+    set_tile_rows(rows);
+    a_stride = g.a.stride * size_of(g.a.type);
+    const bool packs = b == gemm_b::own || (b == gemm_b::in_place && !whole_vectors(cols));
+    worker_bytes = packs ? panel_bytes(0) : 0;
+    return true;
   }
 
   /// Tiles of about equal height; returns how many.
@@ -173,9 +182,10 @@ struct gemm_blocking {
     // panels that L2 holds. 1 to 4 % on Zen 3; not measured with AVX-512.
     const bool sweeps = Kernel::lanes <= 8 && a == gemm_a::in_place && blocks == 1;
     // A that stays in L2, or a B that does as a whole; or each task has its share of columns.
-    const bool near = rows <= most_rows || (panel_count(cols) <= near_panels && g.batch > 1) ||
+    const bool fits = rows <= most_rows || (panel_count(cols) <= near_panels && g.batch > 1) ||
                       (sweeps && panel_count(cols) >= 16 * workers);
-    if (b == gemm_b::own && !near) b = gemm_b::shared;
+    if (b == gemm_b::own && !fits) b = gemm_b::shared;
+    near = near && b == gemm_b::own;
     chunk_cols = round_up(cols, nr);
     if (b == gemm_b::shared) {
       const auto fitting = [&](index bytes) { return std::max<index>(1, (16 << 20) / bytes) * nr; };
@@ -214,7 +224,7 @@ struct gemm_blocking {
     // A transposed A is read 64 bytes a page with one row of tiles; several read whole runs of its rows.
     const index tiles = set_tile_rows(task_rows);
     pass_rows = std::min<index>(a == gemm_a::panels ? 8 : 1, tiles) * tile_rows;
-    keeps_b = b == gemm_b::own && task_rows > tile_rows;
+    keeps_b = b == gemm_b::own && task_rows > tile_rows && !near;
     const index row_tasks = (rows + task_rows - 1) / std::max<index>(task_rows, 1);
     const index col_tasks = (cols + task_cols - 1) / std::max<index>(task_cols, 1);
     const index parts = row_tasks * col_tasks * blocks;

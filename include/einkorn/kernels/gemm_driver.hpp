@@ -24,25 +24,26 @@
 
 #include <algorithm>
 
-#include "gemm_blocking.hpp"
-#include "gemm_epilogue.hpp"
+#include "gemm_call.hpp"
 #include "gemm_near.hpp"
-#include "gemm_pack.hpp"
 #include "parallel.hpp"
 
 EINKORN_BEGIN_LEVEL
 
 template <class Kernel>
-class gemm_driver {
+class gemm_driver : gemm_call<Kernel> {
+  using base = gemm_call<Kernel>;
+  using base::c_offset, base::cut, base::data, base::g, base::multiply_few_rows, base::place_b,
+      base::with_data;
+  using typename base::position, typename base::task_tile;
+
  public:
   using accumulator = typename Kernel::accumulator;
+  using base::base;
 
-  gemm_driver(const detail::gemm_args& args, const gemm_blocking<Kernel>& blocking,
-              const detail::gemm_pointers& pointers)
-      : g(args), cut(blocking), data(pointers) {}
-
-  /// memory: scratch_bytes() of the blocking; not for a simple one.
+  /// memory: scratch_bytes() of the blocking.
   void run(char* memory) {
+    if (cut.simple) return run_simple(memory);
     if (is_single()) {
       const default_mxcsr environment;
       [[maybe_unused]] const typename Kernel::session session;
@@ -69,52 +70,18 @@ class gemm_driver {
     }
   }
 
-  /// A small product whose operands all lie as the micro-kernel wants them.
-  void run_simple() {
+  /// A small product whose A lies as the micro-kernel wants it.
+  void run_simple(char* memory) {
     const default_mxcsr environment;
-    const bool in_place = cut.b == gemm_b::in_place, accumulate = g.e.beta != 0;
-    const index b_stride = (in_place ? g.b.stride : Kernel::nr) * 4;
-    const index b_step = in_place ? Kernel::nr * 4 : cut.panel_bytes(0), c_size = size_of(g.c.type);
-    const index rows = g.c.rows, cols = g.c.cols;
-    if constexpr (Kernel::a_panels)
-      if (cut.direct)
-        return gemm_near<Kernel>::run({cut.groups(0), cut.a_stride, b_stride, g.c.stride, accumulate}, rows,
-                                      cols, static_cast<const char*>(data.a),
-                                      static_cast<const char*>(in_place ? data.b : g.packed), b_step,
-                                      static_cast<accumulator*>(data.c));
     [[maybe_unused]] const typename Kernel::session session;
-    gemm_tile_args<accumulator> t;
-    t.groups = cut.groups(0);
-    t.a_stride = cut.a_stride;
-    t.b_stride = b_stride;
-    t.initial = nullptr;
-    t.acc_stride = g.c.stride;
-    t.accumulate = accumulate;
-    t.narrow_type = g.c.type;
-    for (index row = 0; row < rows; row += cut.tile_rows) {
-      t.a = static_cast<const char*>(data.a) + row * cut.a_stride;
-      t.b = static_cast<const char*>(in_place ? data.b : g.packed);
-      char* c = static_cast<char*>(data.c) + row * g.c.stride * c_size;
-      for (index col = 0; col < cols; col += Kernel::nr, c += Kernel::nr * c_size, t.b += b_step) {
-        t.acc = reinterpret_cast<accumulator*>(c);
-        t.narrow = cut.direct ? nullptr : c;
-        Kernel::run(static_cast<int>(std::min(cut.tile_rows, rows - row)),
-                    static_cast<int>(std::min<index>(Kernel::nr, cols - col)), t);
-      }
-    }
+    const task_tile all{0, 0, g.c.rows, 0, g.c.cols, 0, 1, nullptr};
+    if constexpr (Kernel::a_panels)
+      multiply_near(all, static_cast<const char*>(g.packed), 0, memory);
+    else
+      multiply_packed(all, static_cast<const char*>(g.packed));
   }
 
  private:
-  const detail::gemm_args& g;
-  const gemm_blocking<Kernel>& cut;
-  const detail::gemm_pointers data;
-
-  struct task_tile {
-    index batch, row, rows, col, cols;
-    index first_block, end_block;
-    accumulator* sums;
-  };
-
   /// One task: no counter, no division.
   bool is_single() const {
     return cut.workers == 1 && g.batch == 1 && cut.b != gemm_b::shared && cut.task_rows >= g.c.rows &&
@@ -203,23 +170,14 @@ class gemm_driver {
     }
   }
 
-  index c_offset(const task_tile& tile, index row, index col) const {
-    return tile.batch * g.batch_c + (tile.row + row) * g.c.stride + tile.col + col;
-  }
-
-  /// What multiply() is at: a block of depth, and the rows [pass, pass_end) of the task whose A is at hand.
-  struct position {
-    index block, k, depth, panel_bytes;
-    const char* ready;  // the block's packed B, or null
-    index pass, pass_end;
-  };
-
   /// panels: packed B, or null; each depth block has panels_in_block, of which the tile's first is
   /// first_panel.
   void multiply(const task_tile& tile, const char* panels, index first_panel, index panels_in_block,
                 char* scratch) {
     if constexpr (!std::is_void_v<typename Kernel::instruction>)
       if (cut.b == gemm_b::dots || cut.b == gemm_b::rows) return multiply_few_rows(tile, scratch);
+    if constexpr (Kernel::a_panels)
+      if (cut.near) return multiply_near(tile, panels, first_panel, scratch + cut.a_bytes);
     const any_matrix a = with_data(g.a, data.a);
     gemm_tile_args<accumulator> t;
     t.a_step = cut.a_step;
@@ -248,9 +206,52 @@ class gemm_driver {
     }
   }
 
-  static any_matrix with_data(any_matrix m, const void* with) {
-    m.data = const_cast<void*>(with);
-    return m;
+  /// One block of depth, A in place: strip after strip of B past all rows.
+  void multiply_near(const task_tile& tile, const char* panels, index first_panel, char* memory) {
+    position at{};
+    at.depth = g.a.cols;
+    at.panel_bytes = cut.panel_bytes(0);
+    if (panels != nullptr) at.ready = panels + first_panel * at.panel_bytes;
+    gemm_tile_args<accumulator> t;
+    t.groups = cut.groups(0);
+    t.a = gemm_address(with_data(g.a, data.a), tile.batch * g.batch_a + tile.row * g.a.stride);
+    t.a_stride = cut.a_stride;
+    t.accumulate = g.e.beta != 0;
+    t.acc_stride = g.c.stride;
+    accumulator* const c = cut.direct ? static_cast<accumulator*>(data.c) + c_offset(tile, 0, 0) : nullptr;
+    for (index col = 0; col < tile.cols; col += Kernel::nr) {
+      const index cols = std::min<index>(Kernel::nr, tile.cols - col);
+      place_b(tile, at, 0, col / Kernel::nr, cols, t, memory);
+      if (cut.direct && cut.whole_vectors(cols)) {
+        t.acc = c + col;
+        gemm_near<Kernel>::run(t, tile.rows, cols);
+      } else {
+        gemm_near<Kernel>::run(t, tile.rows, cols,
+                               [&](index row, index rows, const accumulator* sums, index stride) {
+                                 gemm_finish_tile(g, data.c, tile.batch, tile.row + row, rows, tile.col + col,
+                                                  cols, sums, stride);
+                               });
+      }
+    }
+  }
+
+  /// The same on tiles of AMX, with B packed and C as they leave it.
+  void multiply_packed(const task_tile& tile, const char* panels) {
+    gemm_tile_args<accumulator> t;
+    t.groups = cut.groups(0);
+    t.a_stride = cut.a_stride;
+    t.b_stride = Kernel::nr * 4;
+    t.initial = nullptr;
+    t.acc_stride = g.c.stride;
+    t.accumulate = g.e.beta != 0;
+    for (index row = 0; row < tile.rows; row += cut.tile_rows) {
+      t.a = static_cast<const char*>(data.a) + row * cut.a_stride;
+      t.b = panels;
+      t.acc = static_cast<accumulator*>(data.c) + row * g.c.stride;
+      for (index col = 0; col < tile.cols; col += Kernel::nr, t.acc += Kernel::nr, t.b += cut.panel_bytes(0))
+        Kernel::run(static_cast<int>(std::min(cut.tile_rows, tile.rows - row)),
+                    static_cast<int>(std::min<index>(Kernel::nr, tile.cols - col)), t);
+    }
   }
 
   /// A row of tiles of C, one panel (or 4 panels) after another.
@@ -308,36 +309,6 @@ class gemm_driver {
     }
   }
 
-  /// B of a tile: ready, in place, or packed here for the first row of tiles.
-  void place_b(const task_tile& tile, const position& at, index row, index panel, index cols,
-               gemm_tile_args<accumulator>& t, char* memory) {
-    t.b_stride = Kernel::nr * 4;
-    if (at.ready != nullptr) {
-      t.b = at.ready + panel * at.panel_bytes;
-    } else {
-      const any_matrix b = with_data(g.b, data.b);
-      const index col = tile.col + panel * Kernel::nr;
-      if (cut.b == gemm_b::in_place && cut.whole_vectors(cols)) {
-        t.b = gemm_address(b, tile.batch * g.batch_b + at.k * b.stride + col);
-        t.b_stride = b.stride * size_of(b.type);
-      } else {
-        char* const own = memory + (cut.keeps_b ? panel * at.panel_bytes : 0);
-        if (row == 0)
-          gemm_pack_columns<Kernel>(b, tile.batch * g.batch_b, col, cols, at.k, at.depth, own,
-                                    at.panel_bytes);
-        t.b = own;
-      }
-    }
-    t.initial = compensation(t);
-  }
-
-  /// -128 times the column sums of a panel, where bytes of A were flipped.
-  const accumulator* compensation(const gemm_tile_args<accumulator>& t) const {
-    return Kernel::flips_s8 && g.a.type == dtype::s8
-               ? reinterpret_cast<const accumulator*>(t.b + t.groups * Kernel::nr * 4)
-               : nullptr;
-  }
-
   // Sums of a task that stay: tile by tile, or as rows where 4 panels are one tile.
   index sums_place(index row, index col, index col_panels) const {
     return cut.wide ? col : row * col_panels * Kernel::nr + col * cut.tile_rows;
@@ -353,40 +324,6 @@ class gemm_driver {
         return gemm_wide<typename Kernel::instruction>(
             rows, t, t.groups * Kernel::nr * 4 + (Kernel::flips_s8 ? Kernel::nr * 4 : 0));
     Kernel::run(static_cast<int>(rows), static_cast<int>(cols), t);
-  }
-
-  /// Few rows of A, and B as it lies.
-  void multiply_few_rows(const task_tile& tile, char* scratch) {
-    using instruction = typename Kernel::instruction;
-    const any_matrix a = with_data(g.a, data.a), b = with_data(g.b, data.b);
-    accumulator* const sums = reinterpret_cast<accumulator*>(scratch + cut.a_bytes);
-    const index sums_stride = (tile.cols + 15) & ~index{15}, depth = g.a.cols;
-    const char* rows_of_a = scratch;
-    index rows = tile.rows;
-    if (cut.a == gemm_a::in_place) {
-      rows_of_a = gemm_address(a, tile.batch * g.batch_a);
-    } else {
-      gemm_pack_rows<Kernel>(a, tile.batch * g.batch_a, 0, rows, 0, depth, scratch, cut.a_stride);
-      if (Kernel::flips_s8 && a.type == dtype::s8)  // its products are what 128 more in each byte adds
-        __builtin_memset(scratch + rows++ * cut.a_stride, 0x80, static_cast<std::size_t>(cut.a_stride));
-    }
-    gemm_with_slice<Kernel>(
-        b, false, tile.batch * g.batch_b, 0, depth, tile.col, tile.cols, [&](const auto& slice) {
-          if (cut.b == gemm_b::dots)
-            gemm_dot_columns<instruction>(rows, depth, rows_of_a, cut.a_stride, slice.data, slice.stride,
-                                          tile.cols, sums, sums_stride);
-          else
-            gemm_sum_rows<instruction>(rows, depth, cut.block_depth, rows_of_a, cut.a_stride, slice.data,
-                                       slice.stride, tile.cols, sums, sums_stride, sums + rows * sums_stride);
-        });
-    if constexpr (std::is_same_v<accumulator, std::int32_t>) {
-      const accumulator* const extra = sums + tile.rows * sums_stride;
-      for (index r = 0; rows > tile.rows && r < tile.rows; ++r)
-        for (index c = 0; c < tile.cols; ++c)
-          sums[r * sums_stride + c] = static_cast<std::int32_t>(
-              static_cast<std::uint32_t>(sums[r * sums_stride + c]) - static_cast<std::uint32_t>(extra[c]));
-    }
-    gemm_finish_tile(g, data.c, tile.batch, 0, tile.rows, tile.col, tile.cols, sums, sums_stride);
   }
 };
 

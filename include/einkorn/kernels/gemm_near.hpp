@@ -1,33 +1,28 @@
-/// Small products whose operands lie as the micro-kernel reads them, and near: nothing is packed or fetched
-/// ahead, and sums go straight to C.
+/// Tiles of products whose operands are near: A as it lies in L1 or L2, and of B a strip of two vectors of
+/// columns, as it lies or just packed, in L1. Nothing is fetched ahead.
 ///
-/// What counts here is what surrounds the multiply-adds. Tiles are 2 vectors wide and mr rows high; a last,
-/// single vector of columns takes 12 rows at once, since fewer sums would wait for each other. Columns are
-/// the outer loop, so that a strip of B stays in L1. Each element is summed in the order of gemm_tile.hpp.
+/// What counts here is what surrounds the multiply-adds. A strip goes past all rows of A, so that B is read
+/// from L2 once, and one packed strip after another takes the same memory. Tiles are mr rows high; where one
+/// vector of columns is left, 12, since fewer sums would wait for each other. Each element is summed in the
+/// order of gemm_tile.hpp.
 #pragma once
 
 #include "gemm_tile.hpp"
 
 EINKORN_BEGIN_LEVEL
 
-/// Strides of A and B in bytes, of C in elements.
-struct gemm_near_args {
-  index groups;  // k-groups
-  index a_stride, b_stride, c_stride;
-  bool accumulate;  // C += A B
-};
-
 template <class Instruction, int Rows, int Vectors>
 struct gemm_near_tile {
   using accumulator = typename Instruction::accumulator;
   using tile = gemm_tile<Instruction, Rows, Vectors>;
 
-  /// last: columns of the last vector.
-  static void run(const gemm_near_args& t, const char* a0, const char* b, accumulator* c, int last) {
+  /// Of t: groups, strides, accumulate. last: columns of the last vector.
+  static void run(const gemm_tile_args<accumulator>& t, const char* a0, const char* b, accumulator* c,
+                  int last) {
     typename Instruction::vector acc[Rows][Vectors];
     EINKORN_UNROLL
     for (int i = 0; i < Rows * Vectors; ++i) acc[i / Vectors][i % Vectors] = Instruction::zero();
-    const index stride = t.a_stride, b_stride = t.b_stride, c_stride = t.c_stride;
+    const index stride = t.a_stride, b_stride = t.b_stride, c_stride = t.acc_stride;
     index stride3 = 3 * stride;
     __asm__("" : "+r"(stride3));
     const auto mask = Instruction::mask(last);
@@ -52,18 +47,37 @@ template <class Kernel>
 class gemm_near {
  public:
   using accumulator = typename Kernel::accumulator;
+  using args = gemm_tile_args<accumulator>;
 
-  /// b_step: bytes from nr columns of B to the next.
-  static void run(const gemm_near_args& t, index rows, index cols, const char* a, const char* b, index b_step,
-                  accumulator* c) {
-    for (; cols > lanes; cols -= Kernel::nr, b += b_step, c += Kernel::nr)
-      strip<2>(t, rows, a, b, c, cols < Kernel::nr ? static_cast<int>(cols) - lanes : lanes);
-    if (cols > 0) strip<1>(t, rows, a, b, c, static_cast<int>(cols));
+  /// C = A B or C += A B for all rows and up to nr columns, whole vectors of them or masked. Of t: groups, a,
+  /// b, strides, acc, accumulate.
+  static void run(const args& t, index rows, index cols) {
+    accumulator* c = t.acc;
+    each_tile(
+        t, rows,
+        cols, [&](auto tile, const char* a, index, index height, int last) __attribute__((always_inline)) {
+          tile(t, a, t.b, c, last);
+          c += height * t.acc_stride;
+        });
+  }
+
+  /// finish(row, rows, sums, stride) with the sums of A B, a tile after another.
+  template <class Finish>
+  [[gnu::noinline]] static void run(args t, index rows, index cols, const Finish& finish) {
+    alignas(64) accumulator sums[std::max(most<1>, 2 * most<2>) * lanes];
+    t.acc_stride = cols > lanes ? Kernel::nr : lanes;
+    t.accumulate = false;
+    each_tile(t, rows, cols, [&](auto tile, const char* a, index row, index height, int last) {
+      tile(t, a, t.b, sums, last);
+      finish(row, height, static_cast<const accumulator*>(sums), t.acc_stride);
+    });
   }
 
  private:
   static constexpr int lanes = Kernel::lanes;
-  using run_function = void (*)(const gemm_near_args&, const char*, const char*, accumulator*, int);
+  template <int Vectors>
+  static constexpr int most = Vectors == 1 ? 12 : Kernel::mr;
+  using run_function = void (*)(const args&, const char*, const char*, accumulator*, int);
 
   template <int Vectors, int... R>
   struct table {
@@ -74,19 +88,24 @@ class gemm_near {
   template <int Vectors, int... Rest>
   struct make_table<Vectors, 0, Rest...> : table<Vectors, Rest...> {};
 
-  /// All rows of up to 2 vectors of columns, in tiles of about equal height.
-  template <int Vectors>
-  static void strip(const gemm_near_args& t, index rows, const char* a, const char* b, accumulator* c,
-                    int last) {
-    constexpr unsigned most = Vectors == 1 ? 12 : Kernel::mr;
-    unsigned left = static_cast<unsigned>(rows);
-    for (unsigned tiles = (left + most - 1) / most; tiles > 0; --tiles) {
+  /// use(tile, a, row, height, last) for tiles of about equal height.
+  template <int Vectors, class Use>
+  [[gnu::always_inline]] static void each_tile(const args& t, unsigned rows, int last, const Use& use) {
+    const char* a = t.a;
+    unsigned left = rows;
+    for (unsigned tiles = (rows + most<Vectors> - 1) / most<Vectors>; tiles > 0; --tiles) {
       const unsigned height = tiles == 1 ? left : (left + tiles - 1) / tiles;
-      make_table<Vectors, most>::run[height - 1](t, a, b, c, last);
+      use(make_table<Vectors, most<Vectors>>::run[height - 1], a, rows - left, height, last);
       a += height * t.a_stride;
-      c += height * t.c_stride;
       left -= height;
     }
+  }
+  template <class Use>
+  [[gnu::always_inline]] static void each_tile(const args& t, index rows, index cols, const Use& use) {
+    if (cols > lanes)
+      each_tile<2>(t, static_cast<unsigned>(rows), static_cast<int>(cols) - lanes, use);
+    else
+      each_tile<1>(t, static_cast<unsigned>(rows), static_cast<int>(cols), use);
   }
 };
 
