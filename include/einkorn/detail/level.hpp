@@ -24,6 +24,12 @@
 #define EINKORN_LEVEL_AT_LEAST_AVX512_BF16 (EINKORN_LEVEL_NUMBER >= 3)
 #define EINKORN_LEVEL_AT_LEAST_AMX (EINKORN_LEVEL_NUMBER >= 4)
 
+// Files that only call kernels compiled elsewhere may be compiled with these flags; they do not come here.
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || \
+    (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ != 0)
+#error "the kernels need IEEE arithmetic: no -ffast-math, and none of its parts"
+#endif
+
 #if defined(EINKORN_TARGET)
 // Flags that leaked in from outside would make this object need more than its level promises.
 #if EINKORN_LEVEL_NUMBER != EINKORN_CONCAT(EINKORN_LEVEL_NUMBER_, EINKORN_FLAGS_LEVEL)
@@ -41,9 +47,6 @@
 #if defined(__BMI__) || defined(__BMI2__) || defined(__LZCNT__) || defined(__MOVBE__) || \
     defined(__AVX512FP16__)
 #error "no gate checks BMI, LZCNT, MOVBE and AVX512-FP16: they must be off"
-#endif
-#if defined(__FAST_MATH__)
-#error "the kernels need IEEE arithmetic: no -ffast-math"
 #endif
 // xsimd is not ours to tag, so each object has an xsimd of its own name.
 #define xsimd EINKORN_CONCAT(xsimd_, EINKORN_TARGET)
