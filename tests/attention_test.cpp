@@ -79,7 +79,8 @@ verdict judge(const problem<T>& p) {
 
   for (const sequence& s : p.sequences)
     for (int head = 0; head < heads; ++head) {
-      const index qc = head * width, kc = hidden + qc, vc = kc + hidden, first = s.first_row, keys = s.keys;
+      const index qc = head * width, kc = hidden + qc, vc = kc + hidden, first = s.first_row,
+                  keys = s.key_count();
       std::vector<double> unused, dk(at(keys * width)), dv(at(keys * width));
       const auto probability = reference::attention_probabilities(qkv, s, head, heads, scale, unused);
       const auto value = [&](index row, index col) { return static_cast<double>(qkv(first + row, col)); };
@@ -450,6 +451,20 @@ TEST_CASE("a sequence of 100,000 tokens") {
   }
 }
 
+TEST_CASE("a sequence that names no keys attends to all its rows") {
+  problem<float> named({{0, 11, 11, 1}, {11, 6, 6, 2}}, 2, 8, 0.1f);
+  problem<float> unnamed(
+      {{.first_row = 0, .rows = 11, .sample = 1}, {.first_row = 11, .rows = 6, .sample = 2}}, 2, 8, 0.1f);
+  for (problem<float>* p : {&named, &unnamed}) {
+    p->forward();
+    p->backward();
+  }
+  CHECK(test::same_bits(named.out.memory, unnamed.out.memory));
+  CHECK(test::same_bits(named.dqkv.memory, unnamed.dqkv.memory));
+  const verdict v = judge(unnamed);
+  CHECK((v.out <= 1 && v.lse <= 1 && v.gradients <= 1));
+}
+
 TEST_CASE("rows of no sequence are not written") {
   problem<float> p({{0, 3, 3, 1}, {7, 2, 2, 2}}, 1, 8, 0);
   p.forward();
@@ -462,11 +477,13 @@ TEST_CASE("errors") {
   const auto text = [&] { return error_of([&] { p.forward(); }); };
   p.sequences = {{0, 4, 5, 1}};
   CHECK(text().find("sequences[0] {first_row 0, rows 4, keys 5}") != std::string::npos);
+  p.sequences = {{0, 4, -2, 1}};
+  CHECK(text().find("sequences[0] {first_row 0, rows 4, keys -2}") != std::string::npos);
   p.sequences = {{0, 3, 3, 1}, {2, 2, 2, 1}};
   CHECK(text().find("sequences[1]") != std::string::npos);
   p.sequences = {{0, 4, 4, 1}};
   p.options.heads = 3;
-  CHECK(text() == "attention: out.cols % heads 1 != zero 0");
+  CHECK(text() == "attention: out.cols 16 is not a multiple of heads 3");
   p.options.heads = 1;
   CHECK(text() == "attention: lse.size 8 != heads * rows 4");
   p.options.heads = 2;

@@ -23,7 +23,9 @@ inline void check_attention(const char* function, const any_matrix& qkv, const a
   require(options.heads > 0, function, "options.heads must be positive");
   require_equal(function, "out.rows", out.rows, "qkv.rows", qkv.rows);
   require_equal(function, "3 * out.cols", 3 * out.cols, "qkv.cols", qkv.cols);
-  require_equal(function, "out.cols % heads", out.cols % options.heads, "zero", 0);
+  if (out.cols % options.heads != 0) [[unlikely]]
+    fail(std::string(function) + ": out.cols " + std::to_string(out.cols) + " is not a multiple of heads " +
+         std::to_string(options.heads));
   require(qkv.type == dtype::f32 || qkv.type == dtype::bf16 || qkv.type == dtype::fp16, function,
           "qkv must be f32, bf16 or fp16");
   require(qkv.type == out.type, function, "out must have the type of qkv");
@@ -32,7 +34,7 @@ inline void check_attention(const char* function, const any_matrix& qkv, const a
   index next = 0;  // sequences come in the order of their rows, so overlap is one comparison
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     const sequence& s = sequences[i];
-    if (s.first_row < next || s.rows < 0 || s.keys < 0 || s.keys > s.rows || s.first_row + s.rows > qkv.rows)
+    if (s.first_row < next || s.rows < 0 || s.keys < -1 || s.keys > s.rows || s.first_row + s.rows > qkv.rows)
         [[unlikely]]
       fail(std::string(function) + ": sequences[" + std::to_string(i) + "] {first_row " +
            std::to_string(s.first_row) + ", rows " + std::to_string(s.rows) + ", keys " +

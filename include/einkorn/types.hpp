@@ -194,12 +194,14 @@ struct any_matrix {
 };
 
 /// The rows of one sample in a matrix whose rows are tokens. Padded batches have rows == the padded length
-/// and keys == the real one; packed batches have both equal.
+/// and keys == the real one; packed batches have as many keys as rows.
 struct sequence {
   index first_row = 0;
   std::int32_t rows = 0;     // tokens of this sample in the matrix, padding included
-  std::int32_t keys = 0;     // tokens that may be attended to: the first `keys` rows
+  std::int32_t keys = -1;    // tokens that may be attended to: the first `keys` rows; -1: all of them
   std::uint32_t sample = 0;  // number of the sample in the global batch: what dropout is keyed by
+
+  constexpr std::int32_t key_count() const noexcept { return keys == -1 ? rows : keys; }
 };
 
 EINKORN_END_NAMESPACE

@@ -122,8 +122,8 @@ struct head_view {
   head_view(const any_matrix& qkv, const sequence& s, int head, int heads) {
     const index hidden = qkv.cols / 3, width = hidden / heads;
     q = part(qkv, s.first_row, head * width, s.rows, width);
-    k = part(qkv, s.first_row, hidden + head * width, s.keys, width);
-    v = part(qkv, s.first_row, 2 * hidden + head * width, s.keys, width);
+    k = part(qkv, s.first_row, hidden + head * width, s.key_count(), width);
+    v = part(qkv, s.first_row, 2 * hidden + head * width, s.key_count(), width);
   }
 };
 

@@ -15,7 +15,7 @@ namespace reference {
 template <class T>
 std::vector<double> attention_probabilities(matrix_view<const T> qkv, const sequence& s, int head, int heads,
                                             double scale, std::vector<double>& lse) {
-  const index hidden = qkv.cols / 3, width = hidden / heads, keys = s.keys;
+  const index hidden = qkv.cols / 3, width = hidden / heads, keys = s.key_count();
   std::vector<double> p(static_cast<std::size_t>(s.rows * keys));
   lse.assign(static_cast<std::size_t>(s.rows), -std::numeric_limits<double>::infinity());
   for (index i = 0; i < s.rows; ++i) {
@@ -56,8 +56,8 @@ void attention(matrix_view<const T> qkv, std::span<const sequence> sequences, ma
             head_lse[static_cast<std::size_t>(i)];
         for (index c = 0; c < width; ++c) {
           double sum = 0;
-          for (index j = 0; j < s.keys; ++j)
-            sum += p[static_cast<std::size_t>(i * s.keys + j)] *
+          for (index j = 0; j < s.key_count(); ++j)
+            sum += p[static_cast<std::size_t>(i * s.key_count() + j)] *
                    attention_keep(options.dropout, s, head, i, j) *
                    static_cast<double>(qkv(s.first_row + j, 2 * hidden + head * width + c));
           out(s.first_row + i, head * width + c) = sum;
@@ -82,11 +82,11 @@ void attention_backward(matrix_view<const T> qkv, matrix_view<const T> dout,
         for (index c = 0; c < width; ++c)
           dqkv(first + i, q + c) = dqkv(first + i, k + c) = dqkv(first + i, v + c) = 0;
       for (index i = 0; i < s.rows; ++i) {
-        std::vector<double> dp(static_cast<std::size_t>(s.keys));
+        std::vector<double> dp(static_cast<std::size_t>(s.key_count()));
         double inner = 0;  // sum over keys of P * dP
-        for (index j = 0; j < s.keys; ++j) {
+        for (index j = 0; j < s.key_count(); ++j) {
           const double keep = attention_keep(options.dropout, s, head, i, j);
-          const double weight = p[static_cast<std::size_t>(i * s.keys + j)];
+          const double weight = p[static_cast<std::size_t>(i * s.key_count() + j)];
           double& d = dp[static_cast<std::size_t>(j)];
           for (index c = 0; c < width; ++c) {
             const double g = static_cast<double>(dout(first + i, head * width + c));
@@ -95,9 +95,9 @@ void attention_backward(matrix_view<const T> qkv, matrix_view<const T> dout,
           }
           inner += weight * d;
         }
-        for (index j = 0; j < s.keys; ++j) {
-          const double ds =
-              p[static_cast<std::size_t>(i * s.keys + j)] * (dp[static_cast<std::size_t>(j)] - inner) * scale;
+        for (index j = 0; j < s.key_count(); ++j) {
+          const double ds = p[static_cast<std::size_t>(i * s.key_count() + j)] *
+                            (dp[static_cast<std::size_t>(j)] - inner) * scale;
           for (index c = 0; c < width; ++c) {
             dqkv(first + i, q + c) += ds * static_cast<double>(qkv(first + j, k + c));
             dqkv(first + j, k + c) += ds * static_cast<double>(qkv(first + i, q + c));
