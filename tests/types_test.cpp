@@ -71,6 +71,17 @@ TEST_CASE("views") {
   CHECK(dtype_of<const bf16> == dtype::bf16);
 }
 
+// -Wextra warns of a member that is left out and has no default.
+TEST_CASE("options and tokens filled in part") {
+  CHECK(attention_options{.heads = 2}.dropout.p == 0);
+  CHECK(cross_entropy_options{.ignore_outside = true}.lengths.empty());
+  CHECK(embedding_tokens{.word_ids = {}}.sequences.empty());
+  CHECK(embedding_tables{.word = {}}.type.rows == 0);
+  CHECK(embedding_gradients{.word = {}}.type.rows == 0);
+  CHECK(sequence{.rows = 10}.key_count() == 10);
+  CHECK(sequence{.rows = 10, .keys = 0}.key_count() == 0);
+}
+
 TEST_CASE("error texts") {
   CHECK_THROWS_WITH_AS(detail::require_equal("gemm", "b.rows", 768, "a.cols", 767),
                        "gemm: b.rows 768 != a.cols 767", error);

@@ -12,9 +12,9 @@
 EINKORN_BEGIN_NAMESPACE
 
 struct cross_entropy_options {
-  std::int32_t ignore_index = -100;       // rows with this target do not count
-  bool ignore_outside = false;            // nor those whose target is not a class of the row; else an error
-  std::span<const std::int32_t> lengths;  // rows, or empty: only the first lengths[row] classes exist
+  std::int32_t ignore_index = -100;            // rows with this target do not count
+  bool ignore_outside = false;                 // nor those whose target is no class of the row; else an error
+  std::span<const std::int32_t> lengths = {};  // rows, or empty: only the first lengths[row] classes exist
   double divisor = 1;  // what the sum of losses is divided by: usually cross_entropy_count()
   float scale = 1;     // of the gradient only: a loss scale
 };

@@ -12,7 +12,7 @@ struct attention_options {
   float scale = 0;  // 0: 1 / sqrt(columns of a head)
   /// Dropout on the probabilities: `site` + head is the site, query * 65536 + key the index inside the
   /// sample. Its `sequences` are not read: attention has its own.
-  dropout_spec dropout;
+  dropout_spec dropout = {};
 };
 
 namespace detail {

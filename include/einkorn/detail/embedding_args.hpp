@@ -10,17 +10,17 @@ EINKORN_BEGIN_NAMESPACE
 
 /// The tokens of a matrix whose rows are tokens. A token's position is its row within its sequence.
 struct embedding_tokens {
-  std::span<const std::int32_t> word_ids;
-  std::span<const std::int32_t> type_ids;  // as many, or empty: all of type 0
-  std::span<const sequence> sequences;     // in ascending order, covering every row once
+  std::span<const std::int32_t> word_ids = {};
+  std::span<const std::int32_t> type_ids = {};  // as many, or empty: all of type 0
+  std::span<const sequence> sequences = {};     // in ascending order, covering every row once
 };
 
 /// rows x cols of f32 each; a type table without rows is left out.
 struct embedding_tables {
-  matrix_view<const float> word, position, type;
+  matrix_view<const float> word = {}, position = {}, type = {};
 };
 struct embedding_gradients {
-  matrix_view<float> word, position, type;
+  matrix_view<float> word = {}, position = {}, type = {};
 };
 
 struct embedding_layernorm_dropout_backward_options {
