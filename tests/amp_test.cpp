@@ -58,6 +58,32 @@ TEST_CASE("the scale goes the way of torch's GradScaler, whatever the steps are 
   }
 }
 
+TEST_CASE("a step as loss_scaler's comment has it: the clip is that of the gradients without the scale") {
+  const std::vector<float> exact = {3, -4, 12};  // of norm 13
+  for (const double max_norm : {1.0, 100.0})
+    for (const float scale : {1.0f, 1024.0f, 65536.0f}) {
+      INFO("max_norm ", max_norm, " scale ", scale);
+      loss_scaler scaler(true, {.initial = scale, .growth_interval = 1});  // update() changes the scale
+      std::vector<float> p(3), g, m(3), v(3);
+      for (const float x : exact) g.push_back(x * scaler.scale());
+      const std::span<const float> gradients[] = {g};
+      const adamw_tensor tensors[] = {
+          {.param = p.data(), .grad = g.data(), .m = m.data(), .v = v.data(), .n = 3}};
+
+      const double unscale = scaler.unscale();
+      const double norm = gradient_norm(gradients);
+      REQUIRE(scaler.update(std::isfinite(norm)));
+      adamw(tensors, {.lr = 1, .beta1 = 0, .grad_scale = clip_scale(norm, max_norm, unscale)});
+
+      for (std::size_t i = 0; i < 3; ++i)  // m is the gradient that was used
+        CHECK(static_cast<double>(m[i]) ==
+              doctest::Approx(static_cast<double>(exact[i]) * std::fmin(1.0, max_norm / 13)).epsilon(1e-6));
+
+      g[1] = std::numeric_limits<float>::infinity();
+      CHECK(!scaler.update(std::isfinite(gradient_norm(gradients))));
+    }
+}
+
 TEST_CASE("the state is complete: a scaler that takes it over continues alike") {
   const loss_scaler_options options{.initial = 8, .growth = 4, .backoff = 0.25f, .growth_interval = 3};
   loss_scaler first(true, options), second(true, options);

@@ -133,8 +133,9 @@ inline double gradient_norm(std::span<const std::span<const float>> tensors,
   return std::sqrt(sum);
 }
 
-/// What gradients are multiplied by so that their norm is at most max_norm: min(1, max_norm / (norm + 1e-6)),
-/// as torch.nn.utils.clip_grad_norm_. `norm` is that of the gradients after `unscale`, which is included.
+/// What gradients are multiplied by so that their norm is at most max_norm, as torch.nn.utils.clip_grad_norm_
+/// after GradScaler.unscale_: unscale * min(1, max_norm / (norm * unscale + 1e-6)). `norm` is that of the
+/// gradients as they are, before `unscale`.
 inline float clip_scale(double norm, double max_norm, double unscale = 1) noexcept {
   const double clip = max_norm / (norm * unscale + 1e-6);
   return static_cast<float>(unscale * (clip < 1 ? clip : 1.0));

@@ -66,10 +66,11 @@ struct loss_scaler_options {
 
 /// Dynamic loss scaling, step by step as torch.amp.GradScaler's:
 ///
-///   loss * scaler.scale(), backward                       // gradients are scale() times too large
-///   norm = gradient_norm(gradients) * scaler.unscale()
-///   if (scaler.update(std::isfinite(norm)))               // false: the step is skipped
-///     adamw(..., {.grad_scale = clip_scale(...)});        // with the unscale() from before update()
+///   loss * scaler.scale(), backward                 // gradients are scale() times too large
+///   const double unscale = scaler.unscale();        // before update(), which may change the scale
+///   const double norm = gradient_norm(gradients);   // of the gradients as they are
+///   if (scaler.update(std::isfinite(norm)))         // false: the step is skipped
+///     adamw(..., {.grad_scale = clip_scale(norm, max_norm, unscale)});
 ///
 /// A step whose gradients are not finite multiplies the scale by `backoff` and starts the count of good steps
 /// again; after growth_interval good ones it is multiplied by `growth`, unless that is infinite. The factors
