@@ -307,7 +307,7 @@ rows_operation optimizer_operation(const std::string& name, dtype type) {
                             .m = s->m.as<float>() + first,
                             .v = s->v.as<float>() + first,
                             .narrow = narrow ? s->narrow.as<char>() + first * size_of(type) : nullptr,
-                            .narrow_type = narrow ? type : dtype::bf16,
+                            .narrow_type = type,
                             .n = n});
     first += n;
   }

@@ -205,6 +205,9 @@ TEST_CASE("errors name tensor and value, and nothing is written") {
   tensors[1].narrow_type = dtype::u8;
   CHECK_THROWS_WITH_AS(adamw(tensors, o), "adamw: tensors[1].narrow_type is u8, expected bf16 or fp16",
                        error);
+  tensors[1].narrow_type = adamw_tensor{}.narrow_type;  // left out: no type is guessed
+  CHECK_THROWS_WITH_AS(adamw(tensors, o), "adamw: tensors[1].narrow_type is f32, expected bf16 or fp16",
+                       error);
   tensors[1].narrow = nullptr;
   o.t = 0;
   CHECK_THROWS_WITH_AS(adamw(tensors, o), "adamw: t 0, expected the number of the step, from 1", error);

@@ -17,8 +17,8 @@ struct adamw_tensor {
   float* grad = nullptr;  // written only with adamw_options::zero_grad
   float* m = nullptr;
   float* v = nullptr;
-  void* narrow = nullptr;  // null, or a copy of the new parameters in narrow_type
-  dtype narrow_type = dtype::bf16;
+  void* narrow = nullptr;          // null, or a copy of the new parameters in narrow_type
+  dtype narrow_type = dtype::f32;  // of narrow, which is bf16 or fp16
   index n = 0;
   bool decay = true;  // whether weight_decay applies: not to biases and layer normalisation
 };
