@@ -8,14 +8,15 @@ namespace bench {
 namespace {
 
 using einkorn::any_matrix;
+using einkorn::any_output;
 using einkorn::dtype;
 using einkorn::index;
 
 constexpr float eps = 1e-12f;
 constexpr index tokens = 4608, heads = 12, length = 384, head_cols = 64, samples = 12;
 
-any_matrix view(const memory& m, dtype type, index rows, index cols) {
-  any_matrix out;
+any_output view(const memory& m, dtype type, index rows, index cols) {
+  any_output out;
   out.data = m.data();
   out.rows = rows;
   out.cols = out.stride = cols;
@@ -357,7 +358,7 @@ rows_operation attention_operation(const std::string& name, dtype type) {
   options.heads = static_cast<int>(heads);
   if (name.find("nodrop") == std::string::npos)
     options.dropout = {.p = 0.1f, .seed = 1, .step = 2, .site = 3};
-  const any_matrix qkv = view(s->qkv, type, tokens, 3 * cols), out = view(s->out, type, tokens, cols),
+  const any_output qkv = view(s->qkv, type, tokens, 3 * cols), out = view(s->out, type, tokens, cols),
                    dout = view(s->dout, type, tokens, cols), dqkv = view(s->dqkv, type, tokens, 3 * cols);
   const einkorn::executor exec = executor();
   const auto forward = [=](int) {

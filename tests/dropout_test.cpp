@@ -371,7 +371,7 @@ TEST_CASE("dropout names what is wrong, and writes nothing then") {
                        einkorn::error);
   CHECK_THROWS_WITH_AS(einkorn::dropout(x, y, {.sequences = few}),
                        "dropout: rows of the sequences 3 != rows 4", einkorn::error);
-  const auto fused = [&](const any_matrix& residual, const any_matrix& y_out,
+  const auto fused = [&](const any_matrix& residual, const any_output& y_out,
                          const einkorn::layernorm_outputs& o, const guarded_buffer<float>& gamma) {
     einkorn::dropout_residual_layernorm(x, residual, span_of(gamma), span_of(eight), 1e-12f, {}, y, y_out, o);
   };

@@ -58,7 +58,7 @@ struct outputs {
         mean(k.rows),
         rstd(k.rows) {}
   einkorn::layernorm_outputs extra(bool with_narrow) const {
-    return {.narrow = with_narrow ? any_matrix(narrow) : any_matrix(),
+    return {.narrow = with_narrow ? any_output(narrow) : any_output(),
             .mean = span_of(mean),
             .rstd = span_of(rstd)};
   }
@@ -195,7 +195,7 @@ TEST_CASE("backward: the bits of the three operations, in place, for any number 
           einkorn::layernorm_backward(masked, out.sum, span_of(k.gamma), span_of(out.mean), span_of(out.rstd),
                                       apart.dsum, span_of(apart.dgamma), span_of(apart.dbeta), true);
           einkorn::embedding_backward(apart.dsum, k.tokens(), apart.tables(), 2);
-          const auto run = [&](const any_matrix& from, const any_matrix& dsum, const gradients& to,
+          const auto run = [&](const any_matrix& from, const any_output& dsum, const gradients& to,
                                const einkorn::executor& exec) {
             einkorn::embedding_layernorm_dropout_backward(
                 from, k.tokens(), out.sum, span_of(k.gamma), span_of(out.mean), span_of(out.rstd), k.spec(p),
@@ -240,7 +240,7 @@ TEST_CASE("what is wrong is named, and nothing written then") {
   const problem k(8, random);
   const outputs out(k, dtype::f32, dtype::bf16);
   guarded_buffer<float> seven(7);
-  const auto run = [&](const any_matrix& sum, const guarded_buffer<float>& gamma, float p) {
+  const auto run = [&](const any_output& sum, const guarded_buffer<float>& gamma, float p) {
     einkorn::embedding_layernorm_dropout(k.tokens(), k.tables(), span_of(gamma), span_of(k.beta), eps,
                                          k.spec(p), sum, out.y, out.extra(false));
   };

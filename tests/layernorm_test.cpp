@@ -292,7 +292,7 @@ TEST_CASE("layernorm names what is wrong, and writes nothing then") {
   const typed_matrix x(dtype::f32, 4, 8), y(dtype::f32, 4, 8), brief(dtype::bf16, 4, 8),
       short_x(dtype::f32, 3, 8);
   guarded_buffer<float> eight(8), four(4), seven(7);
-  const auto run = [&](const any_matrix& out, const guarded_buffer<float>& gamma,
+  const auto run = [&](const any_output& out, const guarded_buffer<float>& gamma,
                        const einkorn::layernorm_outputs& outputs) {
     einkorn::layernorm(x, span_of(gamma), span_of(eight), 1e-12f, out, outputs);
   };

@@ -11,6 +11,7 @@
 namespace test {
 
 using einkorn::any_matrix;
+using einkorn::any_output;
 using einkorn::dtype;
 
 inline constexpr dtype real_types[] = {dtype::f32, dtype::bf16, dtype::fp16};
@@ -28,10 +29,10 @@ class typed_matrix {
     if (type == dtype::bf16) bf16_ = guarded_matrix<einkorn::bf16>(rows, cols, padding, slack);
     if (type == dtype::fp16) fp16_ = guarded_matrix<einkorn::fp16>(rows, cols, padding, slack);
   }
-  operator any_matrix() const {
-    return type_ == dtype::f32    ? any_matrix(f32_.view())
-           : type_ == dtype::bf16 ? any_matrix(bf16_.view())
-                                  : any_matrix(fp16_.view());
+  operator any_output() const {
+    return type_ == dtype::f32    ? any_output(f32_.view())
+           : type_ == dtype::bf16 ? any_output(bf16_.view())
+                                  : any_output(fp16_.view());
   }
   dtype type() const { return type_; }
   double get(index row, index col) const {

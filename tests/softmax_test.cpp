@@ -277,7 +277,7 @@ TEST_CASE("softmax names what is wrong, and writes nothing then") {
                        "softmax: lengths.size 2 != x.rows 3", einkorn::error);
   CHECK_THROWS_WITH_AS(einkorn::softmax(x, y, {.lse = lse}), "softmax: lse.size 2 != x.rows 3",
                        einkorn::error);
-  any_matrix shifted = x;
+  any_output shifted = x;
   shifted.data = static_cast<float*>(shifted.data) + 1;
   shifted.rows = 2;
   any_matrix first = x;

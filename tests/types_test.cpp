@@ -1,4 +1,5 @@
-// Conversions against the compiler's own, over every 16-bit pattern and many f32 ones; views.
+// Conversions against the compiler's own, over every 16-bit pattern and many f32 ones; views; that no
+// operation writes through a view of const elements.
 #include <doctest/doctest.h>
 #include <bit>
 #include <cmath>
@@ -69,6 +70,68 @@ TEST_CASE("views") {
   const matrix_view<const float> c = m;
   CHECK(any_matrix(c).type == dtype::f32);
   CHECK(dtype_of<const bf16> == dtype::bf16);
+}
+
+namespace {
+/// Arguments of every operation; T is the type of what it writes.
+template <class T>
+struct arguments {
+  matrix_view<const float> in;
+  matrix_view<T> out;
+  matrix_view<float> other;
+  std::span<float> sums;
+  std::span<const std::int32_t> targets;
+  std::span<const sequence> rows;
+};
+
+#define CHECK_WRITES(name, ...)                             \
+  template <class T>                                        \
+  concept writes_##name = requires(const arguments<T>& a) { \
+    __VA_ARGS__;                                            \
+  };                                                        \
+  static_assert(writes_##name<float> && !writes_##name<const float>)
+
+CHECK_WRITES(activate, activate(a.in, a.out, activation::gelu));
+CHECK_WRITES(activate_backward, activate_backward(a.in, a.in, a.out, activation::gelu));
+CHECK_WRITES(gelu, gelu(a.in, a.out));
+CHECK_WRITES(gelu_backward, gelu_backward(a.in, a.in, a.out));
+CHECK_WRITES(convert, convert(a.in, a.out));
+CHECK_WRITES(softmax, softmax(a.in, a.out));
+CHECK_WRITES(softmax_backward, softmax_backward(a.in, a.in, a.out));
+CHECK_WRITES(layernorm, layernorm(a.in, a.sums, a.sums, 0.0f, a.out));
+CHECK_WRITES(layernorm_narrow, layernorm_outputs{.narrow = a.out});
+CHECK_WRITES(layernorm_backward,
+             layernorm_backward(a.in, a.in, a.sums, a.sums, a.sums, a.out, a.sums, a.sums));
+CHECK_WRITES(dropout, dropout(a.in, a.out, dropout_spec{}));
+CHECK_WRITES(dropout_backward, dropout_backward(a.in, a.out, dropout_spec{}));
+CHECK_WRITES(fused_sum, dropout_residual_layernorm(a.in, a.in, a.sums, a.sums, 0.0f, {}, a.out, a.other));
+CHECK_WRITES(fused_y, dropout_residual_layernorm(a.in, a.in, a.sums, a.sums, 0.0f, {}, a.other, a.out));
+CHECK_WRITES(fused_backward_dx, dropout_residual_layernorm_backward(a.in, a.in, a.sums, a.sums, a.sums, {},
+                                                                    a.out, a.other, a.sums, a.sums));
+CHECK_WRITES(fused_backward_dresidual,
+             dropout_residual_layernorm_backward(a.in, a.in, a.sums, a.sums, a.sums, {}, a.other, a.out,
+                                                 a.sums, a.sums));
+CHECK_WRITES(embedding, embedding(embedding_tokens{}, embedding_tables{}, a.out));
+CHECK_WRITES(embedding_gradients, embedding_gradients{.word = a.out, .position = a.out, .type = a.out});
+CHECK_WRITES(embedded_sum, embedding_layernorm_dropout({}, {}, a.sums, a.sums, 0.0f, {}, a.out, a.other));
+CHECK_WRITES(embedded_y, embedding_layernorm_dropout({}, {}, a.sums, a.sums, 0.0f, {}, a.other, a.out));
+CHECK_WRITES(embedded_backward, embedding_layernorm_dropout_backward(a.in, {}, a.in, a.sums, a.sums, a.sums,
+                                                                     {}, a.out, a.sums, a.sums, {}));
+CHECK_WRITES(cross_entropy, cross_entropy(a.in, a.targets, {}, a.out));
+CHECK_WRITES(attention, attention(a.in, a.rows, a.out, a.sums, attention_options{}));
+CHECK_WRITES(attention_backward,
+             attention_backward(a.in, a.in, a.in, a.sums, a.rows, a.out, attention_options{}));
+CHECK_WRITES(gemm_preactivation, epilogue{.preactivation = a.out});
+CHECK_WRITES(any_output, any_output(a.out));
+static_assert(sizeof(any_output) == sizeof(any_matrix));
+}  // namespace
+
+TEST_CASE("what an any_output refers to") {
+  float numbers[6] = {};
+  const any_output out = matrix_view<float>(numbers, 2, 2, 3);
+  CHECK((out.data == numbers && out.rows == 2 && out.cols == 2 && out.stride == 3 && out.type == dtype::f32));
+  CHECK(any_output(any_matrix(out)).data == numbers);
+  CHECK(!any_output());
 }
 
 // -Wextra warns of a member that is left out and has no default.

@@ -62,7 +62,7 @@ EINKORN_BEGIN_NAMESPACE
 /// for tanh, none for relu and none. NaN propagates; GELU of -infinity is -0.
 /// Same ISA, same bits, for any number of threads. Allocates nothing.
 /// Throws einkorn::error on a shape or type mismatch, before y is touched. Truth: reference/activation.hpp
-inline void activate(const any_matrix& x, const any_matrix& y, activation act,
+inline void activate(const any_matrix& x, const any_output& y, activation act,
                      const executor& exec = default_executor()) {
   const char* const function = "activate";
   detail::require_real(function, "x", x);
@@ -80,7 +80,7 @@ inline void activate(const any_matrix& x, const any_matrix& y, activation act,
 /// db is summed in f32 over fixed blocks of rows and then in a tree: same ISA, same bits, for any number of
 /// threads. With db, the first call of a shape allocates scratch memory for the calling thread.
 /// Throws einkorn::error before anything is written. Truth: reference/activation.hpp
-inline void activate_backward(const any_matrix& dy, const any_matrix& pre, const any_matrix& dx,
+inline void activate_backward(const any_matrix& dy, const any_matrix& pre, const any_output& dx,
                               activation act, std::span<float> db = {},
                               const executor& exec = default_executor()) {
   const char* const function = "activate_backward";
@@ -102,13 +102,13 @@ inline void activate_backward(const any_matrix& dy, const any_matrix& pre, const
 }
 
 /// y = gelu(x): activate() by the form's name.
-inline void gelu(const any_matrix& x, const any_matrix& y, gelu_form form = gelu_form::erf,
+inline void gelu(const any_matrix& x, const any_output& y, gelu_form form = gelu_form::erf,
                  const executor& exec = default_executor()) {
   activate(x, y, form == gelu_form::erf ? activation::gelu : activation::gelu_tanh, exec);
 }
 
 /// dx = dy * gelu'(pre), db += column sums of dx: activate_backward() by the form's name.
-inline void gelu_backward(const any_matrix& dy, const any_matrix& pre, const any_matrix& dx,
+inline void gelu_backward(const any_matrix& dy, const any_matrix& pre, const any_output& dx,
                           std::span<float> db = {}, gelu_form form = gelu_form::erf,
                           const executor& exec = default_executor()) {
   activate_backward(dy, pre, dx, form == gelu_form::erf ? activation::gelu : activation::gelu_tanh, db, exec);
@@ -132,7 +132,7 @@ inline void column_sum(const any_matrix& x, std::span<float> out, bool accumulat
 /// y = x, rounded to the type of y: to nearest even; to bf16 denormals become 0, to fp16 they are kept.
 ///
 /// x, y: rows x cols, each f32, bf16 or fp16. All else as activate().
-inline void convert(const any_matrix& x, const any_matrix& y, const executor& exec = default_executor()) {
+inline void convert(const any_matrix& x, const any_output& y, const executor& exec = default_executor()) {
   const char* const function = "convert";
   detail::require_real(function, "x", x);
   detail::require_real(function, "y", y);

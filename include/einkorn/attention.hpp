@@ -72,7 +72,7 @@ inline void* attention_scratch(index bytes) {
 /// the type of qkv only where the level multiplies in that type. Memory linear in the sequence length, one
 /// workspace for each thread. Same ISA, same bits, for any number of threads. Throws einkorn::error before
 /// anything is written. Truth: reference/attention.hpp.
-inline void attention(const any_matrix& qkv, std::span<const sequence> sequences, const any_matrix& out,
+inline void attention(const any_matrix& qkv, std::span<const sequence> sequences, const any_output& out,
                       std::span<float> lse, attention_options options,
                       const executor& exec = default_executor()) {
   const char* const function = "attention";
@@ -89,7 +89,7 @@ inline void attention(const any_matrix& qkv, std::span<const sequence> sequences
 /// gradients for K and V. dqkv overlaps none of the inputs. Rows of no sequence are not written.
 inline void attention_backward(const any_matrix& qkv, const any_matrix& out, const any_matrix& dout,
                                std::span<const float> lse, std::span<const sequence> sequences,
-                               const any_matrix& dqkv, attention_options options,
+                               const any_output& dqkv, attention_options options,
                                const executor& exec = default_executor()) {
   const char* const function = "attention_backward";
   detail::check_attention(function, qkv, out, lse.size(), sequences, options);
@@ -97,8 +97,8 @@ inline void attention_backward(const any_matrix& qkv, const any_matrix& out, con
   detail::require_plain(function, "dqkv", dqkv);
   detail::require_same_shape(function, "dout", dout, "out", out);
   detail::require_same_shape(function, "dqkv", dqkv, "qkv", qkv);
-  for (const any_matrix* m : {&dout, &dqkv})
-    detail::require(m->type == qkv.type, function, "dout and dqkv must have the type of qkv");
+  detail::require(dout.type == qkv.type && dqkv.type == qkv.type, function,
+                  "dout and dqkv must have the type of qkv");
   detail::require_disjoint(function, dqkv, "dqkv", qkv, "qkv");
   detail::require_disjoint(function, dqkv, "dqkv", out, "out");
   detail::require_disjoint(function, dqkv, "dqkv", dout, "dout");

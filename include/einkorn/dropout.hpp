@@ -14,7 +14,7 @@ EINKORN_BEGIN_NAMESPACE
 /// Exact but for the rounding of the product to f32 and to the type of y; same bits at every ISA level, for
 /// any number of threads. Allocates nothing. Throws einkorn::error on a shape or type mismatch, sequences
 /// that do not cover the rows, or p outside [0, 1), before y is touched. Truth: reference/dropout.hpp
-inline void dropout(const any_matrix& x, const any_matrix& y, const dropout_spec& spec,
+inline void dropout(const any_matrix& x, const any_output& y, const dropout_spec& spec,
                     const executor& exec = default_executor()) {
   const char* const function = "dropout";
   detail::require_real(function, "x", x);
@@ -26,7 +26,7 @@ inline void dropout(const any_matrix& x, const any_matrix& y, const dropout_spec
 }
 
 /// dx = dy * mask, with the mask of the forward call that had the same spec. All else as dropout.
-inline void dropout_backward(const any_matrix& dy, const any_matrix& dx, const dropout_spec& spec,
+inline void dropout_backward(const any_matrix& dy, const any_output& dx, const dropout_spec& spec,
                              const executor& exec = default_executor()) {
   const char* const function = "dropout_backward";
   detail::require_real(function, "dy", dy);
@@ -46,7 +46,7 @@ inline void dropout_backward(const any_matrix& dy, const any_matrix& dx, const d
 /// Throws einkorn::error before anything is written. Truth: reference/dropout.hpp
 inline void dropout_residual_layernorm(const any_matrix& x, const any_matrix& residual,
                                        std::span<const float> gamma, std::span<const float> beta, float eps,
-                                       const dropout_spec& spec, const any_matrix& sum, const any_matrix& y,
+                                       const dropout_spec& spec, const any_output& sum, const any_output& y,
                                        const layernorm_outputs& outputs = {},
                                        const executor& exec = default_executor()) {
   const char* const function = "dropout_residual_layernorm";
@@ -88,7 +88,7 @@ inline void dropout_residual_layernorm(const any_matrix& x, const any_matrix& re
 /// Threads, scratch memory and errors as layernorm_backward. Truth: reference/dropout.hpp
 inline void dropout_residual_layernorm_backward(
     const any_matrix& dy, const any_matrix& sum, std::span<const float> gamma, std::span<const float> mean,
-    std::span<const float> rstd, const dropout_spec& spec, const any_matrix& dx, const any_matrix& dresidual,
+    std::span<const float> rstd, const dropout_spec& spec, const any_output& dx, const any_output& dresidual,
     std::span<float> dgamma, std::span<float> dbeta,
     const dropout_residual_layernorm_backward_options& options = {},
     const executor& exec = default_executor()) {

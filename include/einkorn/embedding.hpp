@@ -59,7 +59,7 @@ EINKORN_BEGIN_NAMESPACE
 /// out: tokens x cols, f32, bf16 or fp16; it shares nothing with the tables. Same bits at every ISA level
 /// for any number of threads. Allocates nothing. Throws einkorn::error, naming token and value for an id
 /// beyond its table, before out is touched. Truth: reference/embedding.hpp
-inline void embedding(const embedding_tokens& tokens, const embedding_tables& tables, const any_matrix& out,
+inline void embedding(const embedding_tokens& tokens, const embedding_tables& tables, const any_output& out,
                       const executor& exec = default_executor()) {
   const char* const function = "embedding";
   detail::require_real(function, "out", out);

@@ -16,7 +16,7 @@ EINKORN_BEGIN_NAMESPACE
 /// as those do, before anything is written. Truth: reference/embedding.hpp, layernorm.hpp and dropout.hpp
 inline void embedding_layernorm_dropout(const embedding_tokens& tokens, const embedding_tables& tables,
                                         std::span<const float> gamma, std::span<const float> beta, float eps,
-                                        const dropout_spec& spec, const any_matrix& sum, const any_matrix& y,
+                                        const dropout_spec& spec, const any_output& sum, const any_output& y,
                                         const layernorm_outputs& outputs = {},
                                         const executor& exec = default_executor()) {
   const char* const function = "embedding_layernorm_dropout";
@@ -51,7 +51,7 @@ inline void embedding_layernorm_dropout(const embedding_tokens& tokens, const em
 inline void embedding_layernorm_dropout_backward(
     const any_matrix& dy, const embedding_tokens& tokens, const any_matrix& sum, std::span<const float> gamma,
     std::span<const float> mean, std::span<const float> rstd, const dropout_spec& spec,
-    const any_matrix& dsum, std::span<float> dgamma, std::span<float> dbeta,
+    const any_output& dsum, std::span<float> dgamma, std::span<float> dbeta,
     const embedding_gradients& gradients, const embedding_layernorm_dropout_backward_options& options = {},
     const executor& exec = default_executor()) {
   const char* const function = "embedding_layernorm_dropout_backward";

@@ -30,7 +30,7 @@ struct epilogue {
   float alpha = 1, beta = 0;
   const float* bias = nullptr;  // cols of C, or null
   activation act = activation::none;
-  any_matrix preactivation = {};   // stored if data is not null; shares nothing with A, B, C
+  any_output preactivation = {};   // stored if data is not null; shares nothing with A, B, C
   any_matrix residual = {};        // added if data is not null; may be C itself
   dequantization dequantize = {};  // int8 products only, not in a batch
 };

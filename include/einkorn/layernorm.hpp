@@ -53,7 +53,7 @@ inline void check_layernorm_backward(const char* function, const any_matrix& dy,
 /// threads. Allocates nothing. Throws einkorn::error on a shape or type mismatch, before anything is written.
 /// Truth: reference/layernorm.hpp
 inline void layernorm(const any_matrix& x, std::span<const float> gamma, std::span<const float> beta,
-                      float eps, const any_matrix& y, const layernorm_outputs& outputs = {},
+                      float eps, const any_output& y, const layernorm_outputs& outputs = {},
                       const executor& exec = default_executor()) {
   const char* const function = "layernorm";
   detail::require_real(function, "x", x);
@@ -75,7 +75,7 @@ inline void layernorm(const any_matrix& x, std::span<const float> gamma, std::sp
 /// same ISA, same bits, for any number of threads. Errors as layernorm; the first call of a shape allocates
 /// scratch memory for the calling thread. Truth: reference/layernorm.hpp
 inline void layernorm_backward(const any_matrix& dy, const any_matrix& x, std::span<const float> gamma,
-                               std::span<const float> mean, std::span<const float> rstd, const any_matrix& dx,
+                               std::span<const float> mean, std::span<const float> rstd, const any_output& dx,
                                std::span<float> dgamma, std::span<float> dbeta, bool accumulate = false,
                                const executor& exec = default_executor()) {
   const char* const function = "layernorm_backward";

@@ -90,7 +90,7 @@ inline index cross_entropy_count(const any_matrix& logits, std::span<const std::
 /// Throws einkorn::error before dlogits is touched: shapes, types, a target that is neither a class nor to
 /// be ignored, a divisor that is not positive although rows count. Truth: reference/loss.hpp
 inline double cross_entropy(const any_matrix& logits, std::span<const std::int32_t> targets,
-                            const cross_entropy_options& options = {}, const any_matrix& dlogits = {},
+                            const cross_entropy_options& options = {}, const any_output& dlogits = {},
                             const executor& exec = default_executor()) {
   const char* const function = "cross_entropy";
   detail::require_real(function, "logits", logits);

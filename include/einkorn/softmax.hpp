@@ -17,7 +17,7 @@ EINKORN_BEGIN_NAMESPACE
 /// (8 + 4 max|v| + cols / 32) * 2^-23 * y + eps(y) * y. lse: (8 + 4 max|v| + cols / 32) * 2^-23.
 /// Same ISA, same bits, for any number of threads. Allocates nothing.
 /// Throws einkorn::error on a shape or type mismatch, before y is touched. Truth: reference/softmax.hpp
-inline void softmax(const any_matrix& x, const any_matrix& y, const softmax_options& options = {},
+inline void softmax(const any_matrix& x, const any_output& y, const softmax_options& options = {},
                     const executor& exec = default_executor()) {
   const char* const function = "softmax";
   detail::require_real(function, "x", x);
@@ -47,7 +47,7 @@ inline void softmax(const any_matrix& x, const any_matrix& y, const softmax_opti
 /// y, dy, dx: rows x cols, each f32, bf16 or fp16; dx may be y or dy. Where y is 0, masked or not, dx is 0
 /// whatever dy holds. Error per element: scale * y * ((4 + cols / 32) * 2^-23 * (|dy| + sum|y * dy|)), then
 /// eps(dx) * |dx|. Threads, allocation and errors as softmax. Truth: reference/softmax.hpp
-inline void softmax_backward(const any_matrix& y, const any_matrix& dy, const any_matrix& dx, float scale = 1,
+inline void softmax_backward(const any_matrix& y, const any_matrix& dy, const any_output& dx, float scale = 1,
                              const executor& exec = default_executor()) {
   const char* const function = "softmax_backward";
   detail::require_real(function, "y", y);

@@ -174,7 +174,8 @@ constexpr matrix_view<T> transpose(const matrix_view<T>& m) noexcept {
   return {m.data, m.cols, m.rows, m.stride, !m.transposed};
 }
 
-/// A view whose element type is known at run time; how matrices cross the dispatch.
+/// A view whose element type is known at run time; how matrices cross the dispatch. It forgets whether the
+/// elements are const: what an operation reads.
 struct any_matrix {
   void* data = nullptr;
   index rows = 0, cols = 0, stride = 0;
@@ -191,6 +192,16 @@ struct any_matrix {
         type(dtype_of<T>),
         transposed(m.transposed) {}
   explicit operator bool() const noexcept { return data != nullptr; }
+};
+
+/// What an operation writes: no view of const elements becomes one. For an any_matrix its maker answers.
+struct any_output : any_matrix {
+  constexpr any_output() noexcept = default;
+  constexpr any_output(const any_matrix& m) noexcept : any_matrix(m) {}
+  template <class T>
+  any_output(const matrix_view<T>& m) noexcept : any_matrix(m) {}
+  template <class T>
+  any_output(const matrix_view<const T>& m) = delete;
 };
 
 /// The rows of one sample in a matrix whose rows are tokens. Padded batches have rows == the padded length

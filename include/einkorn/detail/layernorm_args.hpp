@@ -10,7 +10,7 @@ EINKORN_BEGIN_NAMESPACE
 
 /// What else a layer normalisation writes; each is left out when empty.
 struct layernorm_outputs {
-  any_matrix narrow = {};  // bf16 or fp16: y once more, for the next matrix product; y is f32 then
+  any_output narrow = {};  // bf16 or fp16: y once more, for the next matrix product; y is f32 then
   std::span<float> mean = {}, rstd = {};  // rows: what backward needs
 };
 
