@@ -4,27 +4,33 @@
 #   einkorn::header_only   nothing compiled; your own -march decides the level
 # einkorn_add_kernels(target file...) compiles a kernel file once per ISA level into a target.
 
-set(EINKORN_LEVELS baseline avx2 avx512_vnni avx512_bf16 amx)
-get_filename_component(EINKORN_INCLUDE_DIR ${CMAKE_CURRENT_LIST_DIR}/.. ABSOLUTE)
+# What einkorn_add_kernels() reads: it is called from other folders too, which see the cache only.
+function(_einkorn_publish name)
+  set(${name} "${ARGN}" CACHE INTERNAL "")
+endfunction()
+
+_einkorn_publish(EINKORN_LEVELS baseline avx2 avx512_vnni avx512_bf16 amx)
+get_filename_component(einkorn_include_dir ${CMAKE_CURRENT_LIST_DIR}/.. ABSOLUTE)
+_einkorn_publish(EINKORN_INCLUDE_DIR ${einkorn_include_dir})
 
 # Whatever the consumer's flags are, a level gets exactly its own: first everything beyond x86-64 is
 # switched off, then the level's instructions are switched on. Never -march=haswell: it would add BMI2,
 # LZCNT and MOVBE, which no gate checks.
-set(EINKORN_COMMON_FLAGS -march=x86-64 -mtune=generic -mno-avx512f -mno-sse3 -mno-bmi -mno-bmi2 -mno-lzcnt
-    -mno-movbe -mno-popcnt -O2 -fno-lto -fno-fast-math -ffp-contract=off)
-set(EINKORN_FLAGS_baseline)
-set(EINKORN_FLAGS_avx2 -mavx2 -mfma -mf16c)
-set(EINKORN_FLAGS_avx512_vnni ${EINKORN_FLAGS_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd
-    -mavx512vnni -mprefer-vector-width=512
+_einkorn_publish(EINKORN_COMMON_FLAGS -march=x86-64 -mtune=generic -mno-avx512f -mno-sse3 -mno-bmi -mno-bmi2
+    -mno-lzcnt -mno-movbe -mno-popcnt -O2 -fno-lto -fno-fast-math -ffp-contract=off)
+_einkorn_publish(EINKORN_FLAGS_baseline)
+_einkorn_publish(EINKORN_FLAGS_avx2 -mavx2 -mfma -mf16c)
+_einkorn_publish(EINKORN_FLAGS_avx512_vnni ${EINKORN_FLAGS_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl
+    -mavx512cd -mavx512vnni -mprefer-vector-width=512
     # g++ 12 warns inside its own avx512fintrin.h, where it means _mm512_undefined_ps().
     -Wno-uninitialized $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
-set(EINKORN_FLAGS_avx512_bf16 ${EINKORN_FLAGS_avx512_vnni} -mavx512bf16)
-set(EINKORN_FLAGS_amx ${EINKORN_FLAGS_avx512_bf16} -mamx-tile -mamx-bf16 -mamx-int8)
+_einkorn_publish(EINKORN_FLAGS_avx512_bf16 ${EINKORN_FLAGS_avx512_vnni} -mavx512bf16)
+_einkorn_publish(EINKORN_FLAGS_amx ${EINKORN_FLAGS_avx512_bf16} -mamx-tile -mamx-bf16 -mamx-int8)
 
 if(CMAKE_CXX_FLAGS MATCHES "-fsanitize")
-  set(EINKORN_SANITIZED ON)
+  _einkorn_publish(EINKORN_SANITIZED ON)
 else()
-  set(EINKORN_SANITIZED OFF)
+  _einkorn_publish(EINKORN_SANITIZED OFF)
 endif()
 
 # cpu_features and xsimd, from wherever find_package or the usual folders have them.
@@ -43,6 +49,9 @@ endmacro()
 # target. In the file everything stands between EINKORN_BEGIN_LEVEL and EINKORN_END_LEVEL, so that
 # no symbol is shared between levels.
 function(einkorn_add_kernels target)
+  if(NOT EINKORN_LEVELS)
+    message(FATAL_ERROR "einkorn_add_kernels(${target}): EINKORN_LEVELS is empty, so nothing would be compiled")
+  endif()
   foreach(level IN LISTS EINKORN_LEVELS)
     set(object ${target}_${level})
     add_library(${object} OBJECT ${ARGN})

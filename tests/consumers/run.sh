@@ -21,7 +21,8 @@ expect() {  # PROGRAM: 96 = 32 * 1.5 * 2, and the level that it ran on
 case $road in
   add_subdirectory)
     configure_and_build "$here/add_subdirectory" -DEINKORN_SOURCE="$source"
-    expect "$work/build/stranger" ;;
+    expect "$work/build/stranger"
+    "$work/build/lanes" | tee /dev/stderr | grep -qx '4 8 16 16 16 lanes' ;;
   find_package)
     # The tree that is under test installs itself; a stranger sees the prefix alone.
     cmake --install "$5" --prefix "$work/prefix" >"$work/log"
