@@ -63,15 +63,18 @@ inline void* attention_scratch(index bytes) {
 }  // namespace detail
 
 /// For each sequence s and head h, with Q, K, V the columns of that head in the three thirds of qkv:
-///   out = dropout(softmax(scale * Q * transpose(K)) * V, softmax over the first s.keys rows of s.
+///   out = dropout(P) * V, P = softmax(scale * Q * transpose(K)) over the first s.keys rows of s.
 ///
 /// qkv: rows x 3H, what one linear projection writes ([Q | K | V], each H = heads * head columns); out: rows
 /// x H. lse: heads x rows, the log-sum-exp of each row of scores, which backward needs. Keys beyond s.keys
 /// are skipped, never multiplied by 0: NaN there does not leak. s.keys == 0 gives 0 and lse -infinity. Rows
 /// that belong to no sequence are not written. Scores, softmax and sums in f32; probabilities are rounded to
-/// the type of qkv only where the level multiplies in that type. Memory linear in the sequence length, one
-/// workspace for each thread. Same ISA, same bits, for any number of threads. Throws einkorn::error before
-/// anything is written. Truth: reference/attention.hpp.
+/// the type of qkv only where the level multiplies in that type. Options: detail/attention_args.hpp.
+/// Error per element of a head of d columns, with z the row's largest |scale| * sum|q * k|, u = (2 (d + 4) z
+/// + keys + 16) * 2^-23 and eps of the type of qkv: 2 (u + eps) * sum(dropout(P) * |v|) + 2 eps * |out|; lse:
+/// u + 2^-21 * (1 + |lse|). Memory linear in the sequence length, one workspace for each thread. Same ISA,
+/// same bits, for any number of threads. Throws einkorn::error on a mismatch of shapes or types, an overlap
+/// or sequences outside the rows, before anything is written. Truth: reference/attention.hpp
 inline void attention(const any_matrix& qkv, std::span<const sequence> sequences, const any_output& out,
                       std::span<float> lse, attention_options options,
                       const executor& exec = default_executor()) {
@@ -86,7 +89,10 @@ inline void attention(const any_matrix& qkv, std::span<const sequence> sequences
 /// qkv and lse: dS = P * (dP - rowsum(dout * out)), dP = mask * dout * transpose(V).
 ///
 /// Same shapes, types, options and sequences as the forward call. dqkv rows of keys beyond s.keys get zero
-/// gradients for K and V. dqkv overlaps none of the inputs. Rows of no sequence are not written.
+/// gradients for K and V. dqkv overlaps none of the inputs. Rows of no sequence are not written. P and dS are
+/// rounded as P is forward, sums are f32. The bound of an element is the error of P, dP and dS carried
+/// through its sum of magnitudes: for dQ, |scale| * sum(error(dS) * |k|). tests/attention_test.cpp writes
+/// them out. Threads, memory and errors as attention. Truth: reference/attention.hpp
 inline void attention_backward(const any_matrix& qkv, const any_matrix& out, const any_matrix& dout,
                                std::span<const float> lse, std::span<const sequence> sequences,
                                const any_output& dqkv, attention_options options,

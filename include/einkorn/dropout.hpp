@@ -13,7 +13,8 @@ EINKORN_BEGIN_NAMESPACE
 /// x, y: rows x cols, each f32, bf16 or fp16; y may be x itself. NaN and infinity propagate (0 * NaN is NaN).
 /// Exact but for the rounding of the product to f32 and to the type of y; same bits at every ISA level, for
 /// any number of threads. Allocates nothing. Throws einkorn::error on a shape or type mismatch, sequences
-/// that do not cover the rows, or p outside [0, 1), before y is touched. Truth: reference/dropout.hpp
+/// that do not cover the rows, or p outside [0, 1), before y is touched.
+/// Options: detail/dropout_spec.hpp. Truth: reference/dropout.hpp
 inline void dropout(const any_matrix& x, const any_output& y, const dropout_spec& spec,
                     const executor& exec = default_executor()) {
   const char* const function = "dropout";
@@ -43,7 +44,8 @@ inline void dropout_backward(const any_matrix& dy, const any_output& dx, const d
 /// and outputs.narrow a copy of it. sum may be residual or (f32) y or x; y may be residual.
 /// sum is what backward reads. Errors per element as layernorm's plus 2 * 2^-24 * |sum| in sum itself.
 /// Same ISA, same bits, for any number of threads. Allocates nothing.
-/// Throws einkorn::error before anything is written. Truth: reference/dropout.hpp
+/// Throws einkorn::error before anything is written. Options and outputs: detail/dropout_spec.hpp,
+/// detail/layernorm_args.hpp. Truth: reference/dropout.hpp
 inline void dropout_residual_layernorm(const any_matrix& x, const any_matrix& residual,
                                        std::span<const float> gamma, std::span<const float> beta, float eps,
                                        const dropout_spec& spec, const any_output& sum, const any_output& y,
@@ -85,7 +87,8 @@ inline void dropout_residual_layernorm(const any_matrix& x, const any_matrix& re
 ///
 /// dy: f32, bf16 or fp16; sum, dresidual: f32; dx: f32, bf16 or fp16. dresidual may be dy, dy_added or sum,
 /// and dx may be dy, dy_added or sum, but dx is not dresidual. Leave dresidual empty when nobody needs it.
-/// Threads, scratch memory and errors as layernorm_backward. Truth: reference/dropout.hpp
+/// Threads, scratch memory and errors as layernorm_backward. Options: detail/dropout_args.hpp.
+/// Truth: reference/dropout.hpp
 inline void dropout_residual_layernorm_backward(
     const any_matrix& dy, const any_matrix& sum, std::span<const float> gamma, std::span<const float> mean,
     std::span<const float> rstd, const dropout_spec& spec, const any_output& dx, const any_output& dresidual,

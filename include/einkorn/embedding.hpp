@@ -58,7 +58,8 @@ EINKORN_BEGIN_NAMESPACE
 ///
 /// out: tokens x cols, f32, bf16 or fp16; it shares nothing with the tables. Same bits at every ISA level
 /// for any number of threads. Allocates nothing. Throws einkorn::error, naming token and value for an id
-/// beyond its table, before out is touched. Truth: reference/embedding.hpp
+/// beyond its table, before out is touched. Tokens and tables: detail/embedding_args.hpp.
+/// Truth: reference/embedding.hpp
 inline void embedding(const embedding_tokens& tokens, const embedding_tables& tables, const any_output& out,
                       const executor& exec = default_executor()) {
   const char* const function = "embedding";
@@ -73,7 +74,8 @@ inline void embedding(const embedding_tokens& tokens, const embedding_tables& ta
 ///
 /// dy: tokens x cols, f32, bf16 or fp16. Every element is summed in f32 in the order of the rows, so that
 /// the bits do not depend on threads or ISA level: error n * 2^-24 * sum|terms| for n terms. Allocates
-/// nothing. Throws einkorn::error as embedding, before anything is written. Truth: reference/embedding.hpp
+/// nothing. Throws einkorn::error as embedding, before anything is written.
+/// Tokens and gradients: detail/embedding_args.hpp. Truth: reference/embedding.hpp
 inline void embedding_backward(const any_matrix& dy, const embedding_tokens& tokens,
                                const embedding_gradients& gradients, std::int32_t padding_id = -1,
                                const executor& exec = default_executor()) {

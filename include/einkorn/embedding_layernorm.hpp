@@ -13,7 +13,8 @@ EINKORN_BEGIN_NAMESPACE
 /// sum: tokens x cols, f32, which backward reads; y: f32, bf16 or fp16, and outputs.narrow a copy of it. y
 /// may be sum where no backward follows. Same bits as embedding, layernorm to f32, dropout and convert one
 /// after the other, whose errors it has; for any number of threads. Allocates nothing. Throws einkorn::error,
-/// as those do, before anything is written. Truth: reference/embedding.hpp, layernorm.hpp and dropout.hpp
+/// as those do, before anything is written. Options: detail/embedding_args.hpp, layernorm_args.hpp and
+/// dropout_spec.hpp. Truth: reference/embedding.hpp, layernorm.hpp and dropout.hpp
 inline void embedding_layernorm_dropout(const embedding_tokens& tokens, const embedding_tables& tables,
                                         std::span<const float> gamma, std::span<const float> beta, float eps,
                                         const dropout_spec& spec, const any_output& sum, const any_output& y,
@@ -47,7 +48,7 @@ inline void embedding_layernorm_dropout(const embedding_tokens& tokens, const em
 /// dy: tokens x cols, f32, bf16 or fp16; sum, mean, rstd: from the forward call; dsum: f32, and may be dy or
 /// sum. dgamma and dbeta as layernorm_backward, the tables as embedding_backward: same bits as
 /// dropout_backward to f32, layernorm_backward and embedding_backward one after the other.
-/// Threads, scratch memory and errors as layernorm_backward. Truth: as of the forward call
+/// Threads, scratch memory and errors as layernorm_backward. Options and truth: as of the forward call
 inline void embedding_layernorm_dropout_backward(
     const any_matrix& dy, const embedding_tokens& tokens, const any_matrix& sum, std::span<const float> gamma,
     std::span<const float> mean, std::span<const float> rstd, const dropout_spec& spec,

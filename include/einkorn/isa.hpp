@@ -1,7 +1,8 @@
 /// The ISA levels: which are compiled in, which this machine supports, which one runs, and why.
 ///
 /// `EINKORN_ISA=avx2` in the environment, or force_isa(), chooses a level; one that the build or the CPU
-/// lacks is an error that names the gate, never a silent fall-back.
+/// lacks is an error that names the gate, never a silent fall-back. The enumeration `isa`:
+/// detail/kernel_table.hpp; the gates and cache_sizes: detail/probe.hpp.
 #pragma once
 
 #include <atomic>
@@ -101,7 +102,8 @@ inline void set_amx_emulated(bool emulated) {
 }  // namespace detail
 
 /// The level that runs; the first call chooses it. Throws einkorn::error when EINKORN_ISA asks for what is
-/// not there, or when a header_only program was compiled for more than this CPU has.
+/// not there. A header_only program has the one level of its flags; on a CPU that lacks their instructions it
+/// may die of SIGILL anywhere, before it gets here.
 inline isa active_isa() { return detail::kernels().level; }
 
 /// Whether force_isa(level) would succeed. Asks for the tile permission when level is amx.

@@ -51,7 +51,7 @@ inline void check_layernorm_backward(const char* function, const any_matrix& dy,
 /// per element, with u = (2 + cols / 32) * 2^-23, a the row's largest |x| and s = a * rstd: (4 + s) * u *
 /// (|xhat * gamma| + |gamma|) + 2^-23 * |y|, then eps(y) * |y|. Same ISA, same bits, for any number of
 /// threads. Allocates nothing. Throws einkorn::error on a shape or type mismatch, before anything is written.
-/// Truth: reference/layernorm.hpp
+/// Outputs: detail/layernorm_args.hpp. Truth: reference/layernorm.hpp
 inline void layernorm(const any_matrix& x, std::span<const float> gamma, std::span<const float> beta,
                       float eps, const any_output& y, const layernorm_outputs& outputs = {},
                       const executor& exec = default_executor()) {

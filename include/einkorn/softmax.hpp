@@ -16,7 +16,8 @@ EINKORN_BEGIN_NAMESPACE
 /// Error per element, with v = scale * x + mask and m the row's maximum:
 /// (8 + 4 max|v| + cols / 32) * 2^-23 * y + eps(y) * y. lse: (8 + 4 max|v| + cols / 32) * 2^-23.
 /// Same ISA, same bits, for any number of threads. Allocates nothing.
-/// Throws einkorn::error on a shape or type mismatch, before y is touched. Truth: reference/softmax.hpp
+/// Throws einkorn::error on a shape or type mismatch, before y is touched.
+/// Options: detail/softmax_args.hpp. Truth: reference/softmax.hpp
 inline void softmax(const any_matrix& x, const any_output& y, const softmax_options& options = {},
                     const executor& exec = default_executor()) {
   const char* const function = "softmax";
