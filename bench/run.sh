@@ -4,7 +4,8 @@
 # Installs what is missing (system packages by .ci/install, Python packages into build/bench/venv/), builds into
 # build/bench/cmake, runs, and leaves JSON in build/bench/results, and tables and plots in build/bench/report.
 # --quick: a first look, under five minutes once everything is installed. A peer that cannot be installed is
-# named as absent in every result. PYTHON chooses the interpreter of the environments (default: python3).
+# named as absent in every result. PYTHON chooses the interpreter of the environments (default: python3), THREADS
+# how many threads the runs have that are not of one, on a machine of more than two CPUs (default: 2).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -15,7 +16,7 @@ while [ $# -gt 0 ]; do
     --only)
       case ${2:-} in gemm | rows | step) parts=("$2") ;; *) echo "run.sh: --only gemm, rows or step" >&2; exit 2 ;; esac
       shift ;;
-    *) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
   shift
 done
