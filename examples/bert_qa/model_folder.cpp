@@ -143,8 +143,10 @@ fs::path snapshot_of(const fs::path& repository, const std::string& name) {
                     std::to_string(snapshots.size()) + " snapshots");
 }
 
+// With the head, and into another folder, so that nothing is overwritten.
 constexpr const char* how_to_save =
-    "; in Python: AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER, safe_serialization=True)";
+    "; in Python: AutoModelForQuestionAnswering.from_pretrained(FOLDER).save_pretrained(OTHER_FOLDER, "
+    "safe_serialization=True); AutoTokenizer.from_pretrained(FOLDER).save_pretrained(OTHER_FOLDER)";
 
 }  // namespace
 
