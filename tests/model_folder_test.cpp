@@ -306,6 +306,23 @@ TEST_CASE("what is written says question answering, and keeps what it does not k
   }
 }
 
+TEST_CASE("special tokens of another spelling are written as they were read") {
+  const scratch_folder source, target;
+  put(source / "config.json", base.dump());
+  put(source / "vocab.txt", "<pad>\n[UNK]\n<cls>\n[SEP]\n[MASK]\na\n##b\n");
+  put(source / "tokenizer_config.json", R"({"cls_token": "<cls>", "pad_token": {"content": "<pad>"}})");
+  write_model_files(target.path, read_model_files(source.path));
+  const json map = json::parse(read_file(target / "special_tokens_map.json"));
+  CHECK(map == json{{"cls_token", "<cls>"},
+                    {"mask_token", "[MASK]"},
+                    {"pad_token", "<pad>"},
+                    {"sep_token", "[SEP]"},
+                    {"unk_token", "[UNK]"}});
+  const json settings = json::parse(read_file(target / "tokenizer_config.json"));
+  CHECK(settings["cls_token"] == "<cls>");
+  CHECK(settings["sep_token"] == "[SEP]");
+}
+
 TEST_CASE("a model that was made here, without a source, can be written and read") {
   const scratch_folder folder;
   model_files made;

@@ -316,13 +316,12 @@ void write_model_files(const fs::path& folder, const model_files& files) {
   out["initializer_range"] = config.initializer_range;
   write("config.json", out);
 
-  // BERT's own: a vocabulary without them is refused when it is read.
-  const json tokens = {{"cls_token", "[CLS]"},
-                       {"mask_token", "[MASK]"},
-                       {"pad_token", "[PAD]"},
-                       {"sep_token", "[SEP]"},
-                       {"unk_token", "[UNK]"}};
   const tokenizer_options& options = files.tokenizer;
+  const json tokens = {{"cls_token", options.cls_token},
+                       {"mask_token", options.mask_token},
+                       {"pad_token", options.pad_token},
+                       {"sep_token", options.sep_token},
+                       {"unk_token", options.unk_token}};
   json settings = files.tokenizer_config_json.empty()
                       ? json{{"model_max_length", config.max_position_embeddings}}
                       : parse_object(files.tokenizer_config_json, "tokenizer_config.json");
