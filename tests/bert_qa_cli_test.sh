@@ -117,6 +117,8 @@ refuses "config.json|gpt2" -- "${bad[@]}" "${common[@]}"
 damaged; sed -i 's/"hidden_size": *[0-9]*/"hidden_size": 30/; s/"num_attention_heads": *[0-9]*/"num_attention_heads": 3/' \
   "$work/bad/config.json"
 refuses "model.safetensors|shape" -- "${bad[@]}" "${common[@]}"
+damaged; sed -i 's/"vocab_size": *[0-9]*/"vocab_size": 60000000/' "$work/bad/config.json"  # 31 GB an arena
+refuses "model.safetensors|word_embeddings|shape [60000000, 128]" -- "${bad[@]}" "${common[@]}"
 damaged; truncate -s -100 "$work/bad/model.safetensors"
 refuses "model.safetensors" -- "${bad[@]}" "${common[@]}"
 damaged; printf '\xff\xff\xff\xff\xff\xff\xff\x7f' | dd of="$work/bad/model.safetensors" conv=notrunc 2>/dev/null

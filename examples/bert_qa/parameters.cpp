@@ -57,8 +57,7 @@ float normal(std::uint64_t seed, std::string_view name, std::uint64_t element) {
   }
 }
 
-parameter_table::parameter_table(const bert_config& config, einkorn::dtype narrow_type, purpose use)
-    : config_(config), narrow_type_(narrow_type) {
+parameter_table::parameter_table(const bert_config& config) : config_(config) {
   const auto h = config.hidden_size, i = config.intermediate_size;
   add("qa_outputs.weight", {2, h});
   add("qa_outputs.bias", {2});
@@ -91,7 +90,11 @@ parameter_table::parameter_table(const bert_config& config, einkorn::dtype narro
   add(e + "position_embeddings.weight", {config.max_position_embeddings, h});
   add(e + "token_type_embeddings.weight", {config.type_vocab_size, h});
   close_group();
+}
 
+parameter_table::parameter_table(const bert_config& config, einkorn::dtype narrow_type, purpose use)
+    : parameter_table(config) {
+  narrow_type_ = narrow_type;
   const bool training = use == purpose::training;
   value_ = memory_block(length_ * sizeof(float));
   if (training) {
@@ -150,22 +153,25 @@ std::vector<memory_use> parameter_table::memory() const {
 }
 
 void parameter_table::initialise(std::uint64_t seed) {
-  for (parameter& p : table_) {
-    if (!p.decay) {
-      std::ranges::fill(p.value, p.name.ends_with("LayerNorm.weight") ? 1.0f : 0.0f);
-      continue;
-    }
-    const auto range = static_cast<float>(config_.initializer_range);
-    for (std::size_t i = 0; i < p.count; ++i) p.value[i] = range * normal(seed, p.name, i);
-    if (p.name.ends_with("word_embeddings.weight") && config_.pad_token_id >= 0 &&
-        config_.pad_token_id < config_.vocab_size) {
-      const auto h = static_cast<std::size_t>(config_.hidden_size);
-      std::ranges::fill(p.value.subspan(static_cast<std::size_t>(config_.pad_token_id) * h, h), 0.0f);
-    }
+  for (parameter& p : table_) initialise(p, seed);
+}
+
+void parameter_table::initialise(parameter& p, std::uint64_t seed) {
+  if (!p.decay) {
+    std::ranges::fill(p.value, p.name.ends_with("LayerNorm.weight") ? 1.0f : 0.0f);
+    return;
+  }
+  const auto range = static_cast<float>(config_.initializer_range);
+  for (std::size_t i = 0; i < p.count; ++i) p.value[i] = range * normal(seed, p.name, i);
+  if (p.name.ends_with("word_embeddings.weight") && config_.pad_token_id >= 0 &&
+      config_.pad_token_id < config_.vocab_size) {
+    const auto h = static_cast<std::size_t>(config_.hidden_size);
+    std::ranges::fill(p.value.subspan(static_cast<std::size_t>(config_.pad_token_id) * h, h), 0.0f);
   }
 }
 
-std::vector<std::string> parameter_table::load(const safetensors& file, const std::string& source) {
+std::vector<const tensor_view*> parameter_table::found_in(const safetensors& file,
+                                                          const std::string& source) const {
   // Old checkpoints call the two parts of a layer normalisation gamma and beta.
   const auto find = [&](const std::string& name) -> const tensor_view* {
     std::vector<std::string> spellings = {name};
@@ -178,34 +184,38 @@ std::vector<std::string> parameter_table::load(const safetensors& file, const st
     }
     return nullptr;
   };
-  std::vector<const tensor_view*> found(table_.size());
+  std::vector<const tensor_view*> found;
+  for (const parameter& p : table_) {
+    found.push_back(find(p.name));
+    if (found.back() != nullptr)
+      file.require_f32(found.back()->name, p.shape);
+    else if (!is_head(p.name))
+      throw input_error(source, "a tensor " + p.name, "none of that name");
+  }
+  return found;
+}
+
+void parameter_table::check(const bert_config& config, const safetensors& file, const std::string& source) {
+  parameter_table(config).found_in(file, source);
+}
+
+std::vector<std::string> parameter_table::load(const safetensors& file, const std::string& source,
+                                               std::uint64_t seed) {
+  const std::vector<const tensor_view*> found = found_in(file, source);
   std::set<std::string_view> used;
-  std::vector<std::string> notes;
   std::string missing_head;
-  std::size_t largest = 0;
   for (std::size_t i = 0; i < table_.size(); ++i) {
-    const parameter& p = table_[i];
-    found[i] = find(p.name);
+    parameter& p = table_[i];
     if (found[i] == nullptr) {
-      if (!is_head(p.name)) throw input_error(source, "a tensor " + p.name, "none of that name");
       missing_head += (missing_head.empty() ? "" : ", ") + p.name;
+      initialise(p, seed);
       continue;
     }
     used.insert(found[i]->name);
-    largest = std::max(largest, p.count);
+    file.read_f32(found[i]->name, p.shape, p.value);
   }
-  // Shapes and types are checked for all before a value is written.
-  const memory_block scratch(largest * sizeof(float));
-  const auto read = [&](std::size_t i) {
-    const auto values = scratch.as<float>().first(table_[i].count);
-    file.read_f32(found[i]->name, table_[i].shape, values);
-    return values;
-  };
-  for (std::size_t i = 0; i < table_.size(); ++i)
-    if (found[i] != nullptr) read(i);
-  for (std::size_t i = 0; i < table_.size(); ++i)
-    if (found[i] != nullptr) std::ranges::copy(read(i), table_[i].value.begin());
 
+  std::vector<std::string> notes;
   if (!missing_head.empty())
     notes.push_back("newly initialised, because " + source + " does not have them: " + missing_head);
   std::string unused;

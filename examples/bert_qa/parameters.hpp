@@ -68,10 +68,13 @@ class parameter_table {
   /// biases. Every number depends on seed, name and place only, on any machine.
   void initialise(std::uint64_t seed);
 
-  /// Values from a Hugging Face file; names with or without "bert.". Parameters that the file lacks keep
-  /// what they have if they are the question-answering head, and are an input_error otherwise. Returns what
-  /// there is to say: what was left as it was, what was not used. Changes nothing if it throws.
-  std::vector<std::string> load(const safetensors& file, const std::string& source);
+  /// Values from a Hugging Face file; names with or without "bert.". Of the question-answering head, what the
+  /// file lacks is initialised; other parameters that it lacks are an input_error. Returns what there is to
+  /// say: what was initialised, what was not used. Changes nothing if it throws.
+  std::vector<std::string> load(const safetensors& file, const std::string& source, std::uint64_t seed);
+  /// Throws what load would throw, before there is a table: sizes in a config.json that are not the file's
+  /// could ask for more memory than there is.
+  static void check(const bert_config& config, const safetensors& file, const std::string& source);
 
   /// What model.safetensors holds.
   std::vector<tensor_view> views() const;
@@ -79,11 +82,15 @@ class parameter_table {
   void clear_gradients();
 
  private:
+  explicit parameter_table(const bert_config& config);  ///< names and shapes, no memory
+  /// What the file has for each parameter; null for a part of the head that it lacks.
+  std::vector<const tensor_view*> found_in(const safetensors& file, const std::string& source) const;
+  void initialise(parameter& p, std::uint64_t seed);
   void add(std::string name, std::vector<std::int64_t> shape, bool joined = false);
   void close_group();
 
   bert_config config_;
-  einkorn::dtype narrow_type_;
+  einkorn::dtype narrow_type_ = einkorn::dtype::f32;
   std::vector<parameter> table_;
   std::vector<parameter_group> groups_;
   std::size_t elements_ = 0, length_ = 0;

@@ -149,6 +149,7 @@ class session {
       files_.vocab = set.vocabulary;
       make_parameters();
       const tokenizer words(files_.vocab, files_.tokenizer, "the embedded vocabulary");
+      table_->initialise(given_.seed);
       const feature_options options = checked_options();
       if (given_.do_train)
         train_ = read_questions(set.train_json, "the embedded training set", true, given_.max_train_samples,
@@ -178,7 +179,8 @@ class session {
       const mapped_file bytes(weights, "the model's weights");
       const safetensors tensors(bytes.bytes(), weights.string());
       make_parameters();
-      for (const std::string& note : table_->load(tensors, weights.string())) say(note);
+      parameter_table::check(files_.config, tensors, weights.string());
+      for (const std::string& note : table_->load(tensors, weights.string(), given_.seed)) say(note);
     }
     if (given_.do_train) train_ = read_questions(train, true, given_.max_train_samples, words, options);
     if (given_.do_eval)
@@ -206,7 +208,6 @@ class session {
     using purpose = parameter_table::purpose;
     table_ = std::make_unique<parameter_table>(files_.config, type(),
                                                given_.do_train ? purpose::training : purpose::inference);
-    table_->initialise(given_.seed);
     model_ = make_bert(files_.config, *table_, {.gradient_checkpointing = given_.gradient_checkpointing});
   }
 

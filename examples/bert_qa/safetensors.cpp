@@ -301,13 +301,20 @@ const tensor_view& safetensors::at(std::string_view name) const {
   throw input_error(source_, "a tensor " + quote(name), "none among " + std::to_string(tensors_.size()));
 }
 
-void safetensors::read_f32(std::string_view name, std::span<const std::int64_t> shape,
-                           std::span<float> values) const {
+void safetensors::require_f32(std::string_view name, std::span<const std::int64_t> shape) const {
   const tensor_view& tensor = at(name);
   if (!std::equal(shape.begin(), shape.end(), tensor.shape.begin(), tensor.shape.end())) {
     throw input_error(source_, quote(name) + " of shape " + shape_text(shape),
                       shape_text(std::span<const std::int64_t>(tensor.shape)));
   }
+  if (tensor.dtype != "F32" && tensor.dtype != "BF16" && tensor.dtype != "F16")
+    throw input_error(source_, quote(name) + " as F32, BF16 or F16", tensor.dtype);
+}
+
+void safetensors::read_f32(std::string_view name, std::span<const std::int64_t> shape,
+                           std::span<float> values) const {
+  require_f32(name, shape);
+  const tensor_view& tensor = at(name);
   if (static_cast<std::int64_t>(values.size()) != tensor.count()) {
     throw std::logic_error("read_f32: " + std::to_string(values.size()) + " values for " +
                            std::to_string(tensor.count()));
@@ -318,11 +325,9 @@ void safetensors::read_f32(std::string_view name, std::span<const std::int64_t> 
   } else if (tensor.dtype == "BF16") {
     for (std::size_t i = 0; i < values.size(); ++i)
       values[i] = einkorn::bf16::from_bits(read_u16(bytes + 2 * i));
-  } else if (tensor.dtype == "F16") {
+  } else {
     for (std::size_t i = 0; i < values.size(); ++i)
       values[i] = einkorn::fp16::from_bits(read_u16(bytes + 2 * i));
-  } else {
-    throw input_error(source_, quote(name) + " as F32, BF16 or F16", tensor.dtype);
   }
 }
 

@@ -41,7 +41,10 @@ class safetensors {
   const tensor_view* find(std::string_view name) const;
   const tensor_view& at(std::string_view name) const;  ///< input_error where there is none
 
-  /// The values of tensor `name` as f32, from F32, BF16 or F16. Its shape must be `shape`, exactly.
+  /// Throws input_error unless read_f32 could read tensor `name`: it must be F32, BF16 or F16, and its shape
+  /// `shape`, exactly.
+  void require_f32(std::string_view name, std::span<const std::int64_t> shape) const;
+  /// The values of tensor `name` as f32.
   void read_f32(std::string_view name, std::span<const std::int64_t> shape, std::span<float> values) const;
 
  private:
