@@ -32,6 +32,7 @@ cat >"$work/train.json" <<'JSON'
  "qas": [{"id": "1", "question": "Where does Anna live?", "answers": [{"text": "Rome", "answer_start": 14}]},
          {"id": "2", "question": "Since when?", "answers": [{"text": "1999", "answer_start": 25}]}]}]}]}
 JSON
+sed 's/"answers": \[[^]]*\]/"answers": []/g' "$work/train.json" >"$work/unlabelled.json"
 
 # A model to damage: one step of the embedded one.
 "$program" --do_train --max_steps 1 --max_train_samples 8 --output_dir "$work/model" >"$work/stdout" 2>&1 ||
@@ -101,6 +102,18 @@ refuses "broken.json" -- "${model[@]}" --train_file "$work/broken.json" --do_tra
 echo '{"data": [{"title": "t", "paragraphs": 3}]}' >"$work/wrong.json"
 refuses "wrong.json|data[0].paragraphs|array|3" -- "${model[@]}" --train_file "$work/wrong.json" --do_train \
   "${window[@]}" --output_dir "$work/out"
+refuses "unlabelled.json|question \"1\"|--version_2_with_negative" -- "${model[@]}" "${common[@]}" --do_eval \
+  --validation_file "$work/unlabelled.json"
+mkdir "$work/used" && touch "$work/used/all_results.json"
+refuses "all_results.json|an empty file" -- "${model[@]}" --train_file "$work/train.json" --do_train "${window[@]}" \
+  --overwrite_output_dir --output_dir "$work/used"
+[ "$(ls -A "$work/used")" = all_results.json ] || fail "trained before it looked at all_results.json"
+# What fails after training all the same finds the training saved.
+rm "$work/used/all_results.json" && mkdir "$work/used/eval_predictions.json"
+"$program" "${model[@]}" --train_file "$work/train.json" --validation_file "$work/train.json" --do_train --do_eval \
+  "${window[@]}" --num_train_epochs 1 --overwrite_output_dir --output_dir "$work/used" >"$work/stdout" 2>&1
+[ $? = 2 ] && [ -s "$work/used/trainer_state.json" ] || fail "a failing evaluation takes trainer_state.json with it"
+checks=$((checks + 1))
 damaged; rm "$work/bad/config.json"
 refuses "config.json" -- "${bad[@]}" "${common[@]}"
 damaged; rm "$work/bad/vocab.txt" "$work/bad/tokenizer.json" 2>/dev/null

@@ -101,10 +101,17 @@ TEST_CASE("v2: a part without examples is left out") {
 TEST_CASE("v1 needs answers and examples") {
   const std::vector<example> one = {{"a", "", "", "", {}, true}};
   const std::vector<std::string> text = {"x"};
-  CHECK_THROWS_WITH_AS(score_squad(one, text),
-                       "question \"a\": expected an answer (data with unanswerable questions needs "
+  CHECK_THROWS_WITH_AS(
+      score_squad(one, text),
+      "evaluation: question \"a\": expected an answer (data with unanswerable questions needs "
+      "--version_2_with_negative), found none",
+      bert_qa::input_error);
+  CHECK_THROWS_WITH_AS(bert_qa::require_answers(one, "dev.json"),
+                       "dev.json: question \"a\": expected an answer (data with unanswerable questions needs "
                        "--version_2_with_negative), found none",
                        bert_qa::input_error);
+  const std::vector<example> answered = {{"a", "", "", "", {{"x", 0}}, false}};
+  CHECK_NOTHROW(bert_qa::require_answers(answered, "dev.json"));
   CHECK_THROWS_AS(bert_qa::score_squad({}, {}), bert_qa::input_error);
   CHECK_THROWS_AS(score_squad(one, {}), std::invalid_argument);
 }

@@ -91,6 +91,12 @@ TEST_CASE("each split has its file, and all_results.json all of them") {
   const auto refused =
       message_of<input_error>([&] { save_results(folder.path, "train", to_json(some_training())); });
   CHECK(contains(refused, "all_results.json: expected JSON"));
+  CHECK(refused == message_of<input_error>([&] { read_all_results(folder.path); }));
+  std::ofstream(folder / "all_results.json") << "[]";
+  CHECK(
+      contains(message_of<input_error>([&] { read_all_results(folder.path); }), "an object, found an array"));
+  std::filesystem::remove(folder / "all_results.json");
+  CHECK(read_all_results(folder.path) == json::object());
 }
 
 TEST_CASE("predictions keep their order, in ASCII, whatever bytes they hold") {

@@ -90,15 +90,21 @@ double f1_score(std::string_view prediction, std::string_view truth, bool versio
   return f1_of(normalized_words(prediction), normalized_words(truth), version_2);
 }
 
-squad_scores score_squad(std::span<const example> examples, std::span<const std::string> predictions) {
-  check_sizes(examples, predictions);
-  squad_scores sum;
-  for (std::size_t i = 0; i < examples.size(); ++i) {
-    if (examples[i].answers.empty()) {
-      throw input_error("question " + quote(examples[i].id),
+void require_answers(std::span<const example> examples, const std::string& source) {
+  for (const example& e : examples) {
+    if (e.answers.empty()) {
+      throw input_error(source + ": question " + quote(e.id),
                         "an answer (data with unanswerable questions needs --version_2_with_negative)",
                         "none");
     }
+  }
+}
+
+squad_scores score_squad(std::span<const example> examples, std::span<const std::string> predictions) {
+  check_sizes(examples, predictions);
+  require_answers(examples, "evaluation");
+  squad_scores sum;
+  for (std::size_t i = 0; i < examples.size(); ++i) {
     const words prediction = normalized_words(predictions[i]);
     double exact = 0, f1 = 0;
     for (const answer& a : examples[i].answers) {

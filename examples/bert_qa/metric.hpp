@@ -25,6 +25,9 @@ struct squad_scores {
   double exact_match = 0, f1 = 0;
 };
 
+/// Throws input_error, which names the file `source`, unless every example has an answer to be scored by.
+void require_answers(std::span<const example> examples, const std::string& source);
+
 /// predictions: a text per example. Throws input_error if an example has no answer, or there is no example.
 squad_scores score_squad(std::span<const example> examples, std::span<const std::string> predictions);
 

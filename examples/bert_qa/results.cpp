@@ -14,6 +14,8 @@ namespace bert_qa {
 namespace fs = std::filesystem;
 namespace {
 
+constexpr const char* all_results = "all_results.json";
+
 double rounded(double value, int digits) {
   const double scale = std::pow(10.0, digits);
   return std::round(value * scale) / scale;
@@ -76,17 +78,20 @@ nlohmann::ordered_json to_json(const eval_results& results) {
   return out;
 }
 
+nlohmann::json read_all_results(const fs::path& folder) {
+  const fs::path path = folder / all_results;
+  if (std::error_code ignored; !fs::exists(path, ignored)) return nlohmann::json::object();
+  nlohmann::json object = parse_json(read_file(path), path.string());
+  require_kind(object, json_kind::object, {path.string(), ""});
+  return object;
+}
+
 void save_results(const fs::path& folder, std::string_view split, const nlohmann::ordered_json& results) {
   const nlohmann::json sorted = results;
-  const fs::path all = folder / "all_results.json";
-  nlohmann::json merged = nlohmann::json::object();
-  if (std::error_code ignored; fs::exists(all, ignored)) {
-    merged = parse_json(read_file(all), all.string());
-    require_kind(merged, json_kind::object, {all.string(), ""});
-  }
+  nlohmann::json merged = read_all_results(folder);
   merged.update(sorted);
   write_file_atomically(folder / (std::string(split) + "_results.json"), text_of(sorted));
-  write_file_atomically(all, text_of(merged));
+  write_file_atomically(folder / all_results, text_of(merged));
 }
 
 std::string format_results(std::string_view split, const nlohmann::ordered_json& results) {

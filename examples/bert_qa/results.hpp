@@ -37,6 +37,9 @@ nlohmann::ordered_json to_json(const eval_results& results);
 /// keeps those of other splits and earlier runs. JSON as all files of results: indent 4, ASCII, sorted keys.
 void save_results(const std::filesystem::path& folder, std::string_view split,
                   const nlohmann::ordered_json& results);
+/// What save_results would add to: an empty object where there is no file. input_error for anything but a
+/// JSON object, so that hours of training do not end with it.
+nlohmann::json read_all_results(const std::filesystem::path& folder);
 
 /// For a person: one aligned line a key, under ***** SPLIT metrics *****.
 std::string format_results(std::string_view split, const nlohmann::ordered_json& results);

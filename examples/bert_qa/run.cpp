@@ -91,6 +91,7 @@ void check_output(flags& given) {
   if (given.do_train && !given.resume_from_checkpoint.empty())
     read_file(given.resume_from_checkpoint / "trainer_state.json", "a checkpoint's progress");
   if (given.output_dir.empty()) return;
+  read_all_results(given.output_dir);
   std::error_code problem;
   if (given.do_train && !given.overwrite_output_dir && given.resume_from_checkpoint.empty() &&
       fs::is_directory(given.output_dir, problem) && !fs::is_empty(given.output_dir, problem)) {
@@ -148,8 +149,8 @@ class session {
       files_.config = parse_bert_config(set.config_json, "the embedded config.json");
       files_.vocab = set.vocabulary;
       make_parameters();
-      const tokenizer words(files_.vocab, files_.tokenizer, "the embedded vocabulary");
       table_->initialise(given_.seed);
+      const tokenizer words(files_.vocab, files_.tokenizer, "the embedded vocabulary");
       const feature_options options = checked_options();
       if (given_.do_train)
         train_ = read_questions(set.train_json, "the embedded training set", true, given_.max_train_samples,
@@ -178,13 +179,15 @@ class session {
     {
       const mapped_file bytes(weights, "the model's weights");
       const safetensors tensors(bytes.bytes(), weights.string());
-      make_parameters();
       parameter_table::check(files_.config, tensors, weights.string());
+      make_parameters();
       for (const std::string& note : table_->load(tensors, weights.string(), given_.seed)) say(note);
     }
     if (given_.do_train) train_ = read_questions(train, true, given_.max_train_samples, words, options);
-    if (given_.do_eval)
+    if (given_.do_eval) {
       validation_ = read_questions(validation, false, given_.max_eval_samples, words, options);
+      if (!given_.version_2_with_negative) require_answers(validation_.examples, validation.string());
+    }
     if (given_.do_predict)
       test_ = read_questions(given_.test_file, false, given_.max_predict_samples, words, options);
     check_output(given_);
@@ -348,6 +351,7 @@ class session {
     state_.log_results(to_json(results));
     if (given_.output_dir.empty()) return;
     save_model(given_.output_dir, files_, *table_);
+    save_json(given_.output_dir / "trainer_state.json", to_json(state_));
     save_results(given_.output_dir, "train", out);
   }
 
