@@ -38,8 +38,8 @@ struct stage {
   std::ostringstream out;
   double now = 1000;
   screen on;
-  progress bar(std::int64_t total, const char* name = "training") {
-    return progress(name, total, out, on, [this] { return now; });
+  progress bar(std::int64_t total, const char* name = "training", std::int64_t done = 0) {
+    return progress(name, total, done, out, on, [this] { return now; });
   }
 };
 
@@ -100,6 +100,21 @@ TEST_CASE("fewer steps than tenths, and steps that jump") {
   s.out.str("");
   { progress bar = s.bar(0); }
   CHECK(s.out.str().empty());
+}
+
+TEST_CASE("a run that goes on: the time left is that of its own steps") {
+  stage s;
+  {
+    progress bar = s.bar(1000, "training", 550);
+    for (int step = 551; step <= 700; ++step) {
+      s.now += 1;
+      bar.update(step);
+    }
+  }
+  const auto lines = lines_of(s.out.str(), '\n');
+  REQUIRE(lines.size() == 2);  // 50 % were there before
+  CHECK(lines[0] == "training  60%  600/1000  0:50<6:40");
+  CHECK(lines[1] == "training  70%  700/1000  2:30<5:00");
 }
 
 TEST_CASE("a terminal: one line, redrawn at most ten times a second") {

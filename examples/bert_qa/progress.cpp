@@ -68,13 +68,16 @@ std::string clock_text(double seconds) {
   return text;
 }
 
-progress::progress(std::string description, std::int64_t total)
-    : progress(std::move(description), total, std::cerr, screen_of(STDERR_FILENO), steady_seconds) {}
+progress::progress(std::string description, std::int64_t total, std::int64_t done)
+    : progress(std::move(description), total, done, std::cerr, screen_of(STDERR_FILENO), steady_seconds) {}
 
-progress::progress(std::string description, std::int64_t total, std::ostream& out, const screen& on,
-                   std::function<double()> clock)
+progress::progress(std::string description, std::int64_t total, std::int64_t done, std::ostream& out,
+                   const screen& on, std::function<double()> clock)
     : description_(std::move(description)),
       total_(std::max<std::int64_t>(total, 0)),
+      first_(std::clamp<std::int64_t>(done, 0, total_)),
+      step_(first_),
+      tenths_(tenths()),
       out_(out),
       screen_(on),
       clock_(std::move(clock)),
@@ -97,8 +100,8 @@ void progress::update(std::int64_t step, const progress_values& values) {
     if (now - last_drawn_ < redraw_seconds) return;
     last_drawn_ = now;
     draw();
-  } else if (const std::int64_t tenths = total_ > 0 ? step_ * 10 / total_ : 0; tenths > tenths_) {
-    tenths_ = tenths;
+  } else if (tenths() > tenths_) {
+    tenths_ = tenths();
     out_ << line(false) << std::endl;
   }
 }
@@ -127,8 +130,9 @@ std::string progress::line(bool with_bar) const {
   const double elapsed = std::max(0.0, clock_() - start_);
   const double done = total_ > 0 ? static_cast<double>(step_) / static_cast<double>(total_) : 1.0;
   std::string time = clock_text(elapsed);
-  if (step_ > 0 && step_ < total_) {
-    time += '<' + clock_text(elapsed / static_cast<double>(step_) * static_cast<double>(total_ - step_));
+  if (step_ > first_ && step_ < total_) {
+    const double pace = elapsed / static_cast<double>(step_ - first_);
+    time += '<' + clock_text(pace * static_cast<double>(total_ - step_));
   }
   std::vector<std::string> parts = {std::to_string(step_) + '/' + std::to_string(total_)};
   if (values_.loss) parts.push_back("loss " + formatted("%.3f", *values_.loss));

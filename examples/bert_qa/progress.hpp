@@ -35,10 +35,11 @@ struct progress_values {
 /// every step.
 class progress {
  public:
-  progress(std::string description, std::int64_t total);
+  /// The first `done` steps are of an earlier run: they took no time here.
+  progress(std::string description, std::int64_t total, std::int64_t done = 0);
   /// For tests: another place, and a clock in seconds.
-  progress(std::string description, std::int64_t total, std::ostream& out, const screen& on,
-           std::function<double()> clock);
+  progress(std::string description, std::int64_t total, std::int64_t done, std::ostream& out,
+           const screen& on, std::function<double()> clock);
   ~progress();  ///< ends the line
   progress(const progress&) = delete;
   progress& operator=(const progress&) = delete;
@@ -53,9 +54,10 @@ class progress {
  private:
   void draw();
   std::string line(bool with_bar) const;
+  std::int64_t tenths() const { return total_ > 0 ? step_ * 10 / total_ : 0; }
 
   std::string description_;
-  std::int64_t total_, step_ = 0, tenths_ = 0;
+  std::int64_t total_, first_, step_, tenths_;
   progress_values values_;
   std::ostream& out_;
   screen screen_;

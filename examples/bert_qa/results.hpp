@@ -13,9 +13,10 @@ namespace bert_qa {
 struct train_results {
   double epoch = 0;
   double loss = 0;  ///< mean over all steps
-  double seconds = 0;
   double total_flos = 0;
-  std::int64_t samples = 0;       ///< windows in the training set
+  std::int64_t samples = 0;  ///< windows in the training set
+  // Without what came before a checkpoint:
+  double seconds = 0;
   std::int64_t samples_seen = 0;  ///< in all epochs
   std::int64_t steps = 0;
 };

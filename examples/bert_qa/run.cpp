@@ -265,7 +265,7 @@ class session {
     model_->times = {};
     const double begin = now();
     {
-      progress bar("training", training.total_steps());
+      progress bar("training", training.total_steps(), state_.global_step);
       while (!training.finished()) {
         const step_report step = training.step();
         if (losses.empty()) {
@@ -305,7 +305,7 @@ class session {
       }
     }
     results.seconds = now() - begin;
-    results.steps = state_.global_step;
+    results.steps = static_cast<std::int64_t>(losses.size());
     results.epoch = state_.epoch;
     for (const double loss : losses) results.loss += loss / static_cast<double>(losses.size());
     finish_training(results, losses, seconds, training, (results.total_flos - flop_before) / results.seconds,
