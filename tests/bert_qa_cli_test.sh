@@ -85,6 +85,20 @@ for again in out named; do
   [ "$(grep -c '"grad_norm"' "$work/$again/trainer_state.json")" = 4 ] || fail "$again: not 4 steps in the log"
 done
 checks=$((checks + 7))
+
+# A run that starts anew leaves no checkpoint of an earlier one, and everything else alone. What is left of the first
+# checkpoint of a run that was killed does not make a folder a used one.
+mkdir "$work/out/checkpoint-9" && touch "$work/out/checkpoint-9/optimizer.pt"
+"$program" "${options[@]}" --max_steps 2 --overwrite_output_dir --output_dir "$work/out" >"$work/stdout" 2>&1 ||
+  fail "no starting anew: $?"
+grep -q 'going on from' "$work/stdout" && fail "it did not start anew"
+[ -e "$work/out/checkpoint-1" ] && [ ! -e "$work/out/checkpoint-3" ] || fail "a checkpoint of an earlier run is left"
+[ -e "$work/out/checkpoint-9/optimizer.pt" ] || fail "a checkpoint of another program was removed"
+rm -rf "$work/out" && mkdir -p "$work/out/.checkpoint-7.partial" && touch "$work/out/.checkpoint-7.lock"
+"$program" "${options[@]}" --max_steps 1 --output_dir "$work/out" >"$work/stdout" 2>&1 ||
+  fail "no run after one that was killed: $(cat "$work/stdout")"
+[ ! -e "$work/out/.checkpoint-7.partial" ] && [ ! -e "$work/out/.checkpoint-7.lock" ] || fail "its remains are still there"
+checks=$((checks + 5))
 rm -rf "$work/damaged" && cp -r "$work/whole/checkpoint-1" "$work/damaged"
 truncate -s -8 "$work/damaged/training_state.safetensors"
 refuses "training_state.safetensors" -- "${options[@]}" --output_dir "$work/out" --resume_from_checkpoint "$work/damaged"

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstring>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,20 +17,37 @@ namespace fs = std::filesystem;
 namespace {
 
 const std::string prefix = "checkpoint-";
+const std::string training_state = "training_state.safetensors";
 
-/// (step, folder) of the checkpoints in a folder, oldest first.
-std::vector<std::pair<std::int64_t, fs::path>> checkpoints_in(const fs::path& folder) {
-  std::vector<std::pair<std::int64_t, fs::path>> found;
+using checkpoint_folder = std::pair<std::int64_t, fs::path>;  // its step and its place
+
+/// The N of checkpoint-N.
+std::optional<std::int64_t> step_of(std::string_view name) {
+  if (!name.starts_with(prefix)) return std::nullopt;
+  std::int64_t step = 0;
+  const char* const end = name.data() + name.size();
+  const auto [rest, problem] = std::from_chars(name.data() + prefix.size(), end, step);
+  if (problem != std::errc() || rest != end || step < 0) return std::nullopt;
+  return step;
+}
+
+/// In the order of their steps. Those of other programs have no training_state.safetensors.
+std::vector<checkpoint_folder> checkpoints_in(const fs::path& folder) {
+  std::vector<checkpoint_folder> found;
   for (const auto& entry : fs::directory_iterator(folder)) {
-    const std::string name = entry.path().filename().string();
-    if (!entry.is_directory() || !name.starts_with(prefix)) continue;
-    std::int64_t step = 0;
-    const char* const end = name.data() + name.size();
-    const auto [rest, problem] = std::from_chars(name.data() + prefix.size(), end, step);
-    if (problem == std::errc() && rest == end) found.emplace_back(step, entry.path());
+    const auto step = step_of(entry.path().filename().string());
+    if (step && fs::exists(entry.path() / training_state)) found.emplace_back(*step, entry.path());
   }
   std::ranges::sort(found);
   return found;
+}
+
+/// The folder that a run was writing when it was killed, if `left` is what atomic_folder leaves of it then.
+std::optional<fs::path> unfinished(const fs::path& left) {
+  const std::string ending = left.extension().string(), name = left.stem().string();
+  if ((ending != ".partial" && ending != ".lock") || !name.starts_with('.') || !step_of(name.substr(1)))
+    return std::nullopt;
+  return left.parent_path() / name.substr(1);
 }
 
 }  // namespace
@@ -47,16 +65,15 @@ void save_checkpoint(const fs::path& folder, const model_files& files, const par
   for (const state_entry& entry : training.state())
     if (!entry.name.starts_with("weight."))
       entries.push_back({entry.name, entry.dtype, entry.shape, entry.bytes});
-  write_safetensors(checkpoint.path() / "training_state.safetensors", entries);
+  write_safetensors(checkpoint.path() / training_state, entries);
   save_json(checkpoint.path() / "trainer_state.json", to_json(state));
   checkpoint.commit();
 
   if (!keep) return;
   auto all = checkpoints_in(folder);
-  while (static_cast<std::int64_t>(all.size()) > *keep) {
-    if (all.front().first != state.global_step) fs::remove_all(all.front().second);
-    all.erase(all.begin());
-  }
+  const auto later = std::ranges::upper_bound(all, state.global_step, {}, &checkpoint_folder::first);
+  std::ranges::rotate(all, later);  // this one is the last now
+  for (auto oldest = all.begin(); all.end() - oldest > *keep; ++oldest) fs::remove_all(oldest->second);
 }
 
 std::optional<fs::path> latest_checkpoint(const fs::path& folder) {
@@ -65,9 +82,24 @@ std::optional<fs::path> latest_checkpoint(const fs::path& folder) {
   return all.back().second;
 }
 
+bool is_unused(const fs::path& folder) {
+  const fs::directory_iterator entries(folder);
+  return std::all_of(begin(entries), end(entries),
+                     [](const auto& entry) { return unfinished(entry.path()).has_value(); });
+}
+
+void remove_checkpoints(const fs::path& folder) {
+  std::set<fs::path> left;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (const auto checkpoint = unfinished(entry.path())) left.insert(*checkpoint);
+  // Its next writer takes away what was left, and its own if it does not commit; or says that one is at work.
+  for (const fs::path& checkpoint : left) atomic_folder abandoned(checkpoint);
+  for (const auto& [step, checkpoint] : checkpoints_in(folder)) fs::remove_all(checkpoint);
+}
+
 trainer_state load_checkpoint(const fs::path& checkpoint, trainer& training) {
   const fs::path weights_path = checkpoint / "model.safetensors";
-  const fs::path state_path = checkpoint / "training_state.safetensors";
+  const fs::path state_path = checkpoint / training_state;
   const fs::path progress_path = checkpoint / "trainer_state.json";
   const mapped_file weight_bytes(weights_path, "a checkpoint's weights");
   const mapped_file state_bytes(state_path, "a checkpoint's training state");

@@ -16,13 +16,22 @@ void save_model(const std::filesystem::path& folder, const model_files& files,
                 const parameter_table& parameters);
 
 /// FOLDER/checkpoint-STEP: the model, training_state.safetensors (moments and counters, under the names of
-/// trainer::state) and trainer_state.json. It appears whole or not at all. Beyond `keep` the oldest go.
+/// trainer::state) and trainer_state.json. It appears whole or not at all. Beyond `keep` the oldest go; those
+/// of later steps, which an earlier run must have left, are the oldest.
 void save_checkpoint(const std::filesystem::path& folder, const model_files& files,
                      const parameter_table& parameters, trainer& training, const trainer_state& state,
                      std::optional<std::int64_t> keep);
 
 /// The latest checkpoint in a folder that exists, if it has one.
 std::optional<std::filesystem::path> latest_checkpoint(const std::filesystem::path& folder);
+
+/// Whether a folder that exists has nothing in it, or only what is left of the first checkpoint of a run that
+/// was killed.
+bool is_unused(const std::filesystem::path& folder);
+
+/// Removes the checkpoints of this program, whole and unfinished, from a folder that exists, and nothing
+/// else.
+void remove_checkpoints(const std::filesystem::path& folder);
 
 /// Puts a checkpoint's weights, moments and counters in the place of the trainer's, all or none: a missing or
 /// wrong file throws input_error before anything is changed. What follows has the bits of a run that was

@@ -147,7 +147,8 @@ class declaration {
 
     group_ = "Output";
     path("output_dir", out.output_dir, "DIR", "for the model, the results and the checkpoints");
-    boolean("overwrite_output_dir", out.overwrite_output_dir, "go on where it is not empty");
+    boolean("overwrite_output_dir", out.overwrite_output_dir,
+            "start anew where it is not empty: checkpoints in it are removed");
     whole("logging_steps", out.logging_steps, 1, many, "steps between two entries of the log");
     choice("save_strategy", out.save_strategy,
            {{"no", save_when::no}, {"steps", save_when::steps}, {"epoch", save_when::epoch}},

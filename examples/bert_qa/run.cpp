@@ -94,7 +94,7 @@ void check_output(flags& given) {
   read_all_results(given.output_dir);
   std::error_code problem;
   if (given.do_train && !given.overwrite_output_dir && given.resume_from_checkpoint.empty() &&
-      fs::is_directory(given.output_dir, problem) && !fs::is_empty(given.output_dir, problem)) {
+      fs::is_directory(given.output_dir, problem) && !is_unused(given.output_dir)) {
     const std::optional<fs::path> latest = latest_checkpoint(given.output_dir);
     if (!latest)
       throw input_error(given.output_dir.string(),
@@ -249,6 +249,8 @@ class session {
                           std::to_string(state_.global_step));
       say("going on from " + given_.resume_from_checkpoint.string() + ", step " +
           std::to_string(state_.global_step));
+    } else if (!given_.output_dir.empty()) {
+      remove_checkpoints(given_.output_dir);  // so that a later run does not take them for this one's
     }
     state_.max_steps = training.total_steps();
     state_.num_train_epochs = given_.num_train_epochs;
