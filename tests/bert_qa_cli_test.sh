@@ -83,8 +83,10 @@ for again in out named; do
     cmp -s "$work/whole/$file" "$work/$again/$file" || fail "$again/$file differs from that of a whole run"
   done
   [ "$(grep -c '"grad_norm"' "$work/$again/trainer_state.json")" = 4 ] || fail "$again: not 4 steps in the log"
+  [ "$(grep '"train_loss"' "$work/$again/train_results.json")" = "$(grep '"train_loss"' "$work/whole/train_results.json")" ] ||
+    fail "$again: train_loss is not the mean over all steps"
 done
-checks=$((checks + 7))
+checks=$((checks + 9))
 
 # A run that starts anew leaves no checkpoint of an earlier one, and everything else alone. What is left of the first
 # checkpoint of a run that was killed does not make a folder a used one.
@@ -104,6 +106,10 @@ truncate -s -8 "$work/damaged/training_state.safetensors"
 refuses "training_state.safetensors" -- "${options[@]}" --output_dir "$work/out" --resume_from_checkpoint "$work/damaged"
 rm "$work/damaged/trainer_state.json"
 refuses "trainer_state.json" -- "${options[@]}" --output_dir "$work/out" --resume_from_checkpoint "$work/damaged"
+refuses "--seed: expected 42|checkpoint-1|found 7" -- "${options[@]}" --seed 7 --output_dir "$work/out" \
+  --resume_from_checkpoint "$work/whole/checkpoint-1"
+refuses "windows of the training data|--max_train_samples|expected 2|found 1" -- "${options[@]}" --max_train_samples 1 \
+  --output_dir "$work/out" --resume_from_checkpoint "$work/whole/checkpoint-1"
 refuses "checkpoint-3|a step before the last, 3" -- "${options[@]}" --max_steps 3 --output_dir "$work/out" \
   --resume_from_checkpoint "$work/whole/checkpoint-3"
 

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <fstream>
 #include <set>
 #include <string>
@@ -14,6 +15,7 @@
 
 #include "files.hpp"
 #include "input_error.hpp"
+#include "safetensors.hpp"
 #include "scratch_folder.hpp"
 #include "small_bert.hpp"
 
@@ -47,7 +49,102 @@ std::set<std::string> names_in(const fs::path& folder) {
   return names;
 }
 
+/// Writes one counter of a checkpoint anew; without a value it is left out.
+void change(const fs::path& checkpoint, const std::string& name, std::optional<std::int64_t> value) {
+  const fs::path path = checkpoint / "training_state.safetensors";
+  const std::string bytes = read_file(path);
+  std::vector<tensor_view> tensors = safetensors(std::as_bytes(std::span(bytes)), "").tensors();
+  std::erase_if(tensors, [&](const tensor_view& t) { return t.name == name; });
+  if (value) tensors.push_back(view_of(name, {1}, std::span<const std::int64_t>(&*value, 1)));
+  write_safetensors(path, tensors);
+}
+
 }  // namespace
+
+TEST_CASE("what is saved is what goes on, the sum of the losses included") {
+  const scratch_folder folder;
+  small_run first;
+  double sum = 0;
+  for (int step = 0; step < 5; ++step) sum += first.training.step().loss;
+  CHECK(first.training.mean_loss() == sum / 5);
+  first.save(folder, 5);
+  small_run second;
+  CHECK(load_checkpoint(folder / "checkpoint-5", second.training).global_step == 5);
+  CHECK(second.training.mean_loss() == sum / 5);
+  while (!first.training.finished()) CHECK(first.training.step().loss == second.training.step().loss);
+  CHECK(second.training.finished());
+  CHECK(values_of(first.s.table) == values_of(second.s.table));
+  CHECK(first.training.mean_loss() == second.training.mean_loss());
+
+  second.save(folder, 8);
+  small_run third;
+  load_checkpoint(folder / "checkpoint-8", third.training);
+  CHECK(third.training.finished());
+}
+
+TEST_CASE("a run that would not be the same is refused, by the flag that differs") {
+  const scratch_folder folder;
+  small_run saved;
+  saved.training.step();
+  saved.save(folder, 1);
+  const std::string from = " as for " + (folder / "checkpoint-1").string() + ", found ";
+  const auto refusal = [&](const training_options& options, int count = 20) {
+    small_run other(options, count);
+    const std::vector<float> before = values_of(other.s.table);
+    const auto text =
+        message_of<input_error>([&] { load_checkpoint(folder / "checkpoint-1", other.training); });
+    CHECK((values_of(other.s.table) == before) == !text.empty());
+    return text;
+  };
+  CHECK(refusal(small_options()) == "");
+  training_options options = small_options();
+  options.batch_size = 4;
+  CHECK(refusal(options) == "--per_device_train_batch_size: expected 6" + from + "4");
+  options = small_options();
+  options.accumulation = 2;
+  CHECK(refusal(options) == "--gradient_accumulation_steps: expected 1" + from + "2");
+  options = small_options();
+  options.seed = 18446744073709551615u;
+  CHECK(refusal(options) == "--seed: expected 11" + from + "18446744073709551615");
+  options = small_options();
+  options.group_by_length = true;
+  CHECK(refusal(options) == "--group_by_length: expected 0" + from + "1");
+  CHECK(contains(refusal(small_options(), 19), "windows of the training data"));
+  CHECK(contains(refusal(small_options(), 19), "--max_train_samples"));
+  CHECK(contains(refusal(small_options(), 19), ": expected 20" + from + "19"));
+  // These may change: a run may become longer, or slower.
+  options = small_options();
+  options.epochs = 7;
+  options.learning_rate = 1e-3;
+  CHECK(refusal(options) == "");
+}
+
+TEST_CASE("counters that cannot be are named, and so is what an older version did not save") {
+  const scratch_folder folder;
+  small_run saved;
+  saved.training.step();
+  const fs::path checkpoint = folder / "checkpoint-1", file = checkpoint / "training_state.safetensors";
+  const auto refusal = [&](const std::string& name, std::optional<std::int64_t> value) {
+    saved.save(folder, 1);
+    change(checkpoint, name, value);
+    small_run other;
+    return message_of<input_error>([&] { load_checkpoint(checkpoint, other.training); });
+  };
+  CHECK(refusal("data.position", -5) ==
+        file.string() + ": data.position: expected a whole number from 0 to 20, found -5");
+  CHECK(contains(refusal("data.position", 21),
+                 "data.position: expected a whole number from 0 to 20, found 21"));
+  CHECK(refusal("data.position", 20) == "");
+  for (const char* name : {"adamw.t", "schedule.step", "random.step", "data.epoch", "steps.skipped"}) {
+    INFO(name);
+    CHECK(contains(refusal(name, -1), file.string() + ": " + name + ": expected a whole number from 0 to "));
+    CHECK(contains(refusal(name, {}),
+                   file.string() + ": " + name + ": expected a tensor that this version of bert_qa saves"));
+  }
+  for (const char* name : {"data.count", "batch.size", "batch.accumulation", "loss.sum"}) {
+    CHECK(contains(refusal(name, {}), "that this version of bert_qa saves with these flags, found none"));
+  }
+}
 
 TEST_CASE("the latest are kept; those of later steps are from an earlier run") {
   const scratch_folder folder;

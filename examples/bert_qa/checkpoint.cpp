@@ -50,6 +50,35 @@ std::optional<fs::path> unfinished(const fs::path& left) {
   return left.parent_path() / name.substr(1);
 }
 
+/// A number of up to 8 bytes, as whole numbers are written.
+std::string number_in(std::span<const std::byte> bytes) {
+  std::uint64_t number = 0;
+  std::memcpy(&number, bytes.data(), bytes.size());
+  return std::to_string(number);
+}
+
+/// What a checkpoint has for an entry.
+std::span<const std::byte> checked(const state_entry& entry, const tensor_view* saved,
+                                   const std::string& place, const fs::path& checkpoint) {
+  if (saved == nullptr)
+    throw input_error(place, "a tensor that this version of bert_qa saves with these flags", "none");
+  if (saved->dtype != entry.dtype || saved->shape != entry.shape)
+    throw input_error(place, entry.dtype + " with the shape of this model",
+                      saved->dtype + " with another shape");
+  if (!entry.given_by.empty()) {
+    if (!std::ranges::equal(saved->bytes, entry.bytes))
+      throw input_error(entry.given_by, number_in(saved->bytes) + " as for " + checkpoint.string(),
+                        number_in(entry.bytes));
+  } else if (entry.dtype == "I64") {
+    std::int64_t counter = 0;
+    std::memcpy(&counter, saved->bytes.data(), sizeof counter);
+    if (counter < 0 || counter > entry.largest)
+      throw input_error(place, "a whole number from 0 to " + std::to_string(entry.largest),
+                        std::to_string(counter));
+  }
+  return saved->bytes;
+}
+
 }  // namespace
 
 void save_model(const fs::path& folder, const model_files& files, const parameter_table& parameters) {
@@ -114,11 +143,8 @@ trainer_state load_checkpoint(const fs::path& checkpoint, trainer& training) {
   for (const state_entry& entry : entries) {
     const bool weight = entry.name.starts_with(weight_prefix);
     const std::string name = weight ? entry.name.substr(weight_prefix.size()) : entry.name;
-    const tensor_view& tensor = (weight ? weights : saved).at(name);
-    if (tensor.dtype != entry.dtype || tensor.shape != entry.shape)
-      throw input_error((weight ? weights_path : state_path).string() + ": " + name,
-                        entry.dtype + " with the shape of this model", tensor.dtype + " with another shape");
-    found.push_back(tensor.bytes);
+    found.push_back(checked(entry, (weight ? weights : saved).find(name),
+                            (weight ? weights_path : state_path).string() + ": " + name, checkpoint));
   }
   for (std::size_t i = 0; i < entries.size(); ++i)
     std::memcpy(entries[i].bytes.data(), found[i].data(), found[i].size());

@@ -34,8 +34,8 @@ bool is_unused(const std::filesystem::path& folder);
 void remove_checkpoints(const std::filesystem::path& folder);
 
 /// Puts a checkpoint's weights, moments and counters in the place of the trainer's, all or none: a missing or
-/// wrong file throws input_error before anything is changed. What follows has the bits of a run that was
-/// never stopped, with the same data and options.
+/// wrong file, or options that change the rest of the run, throw input_error before anything is changed. What
+/// follows has the bits of a run that was never stopped, with the same data and options.
 trainer_state load_checkpoint(const std::filesystem::path& checkpoint, trainer& training);
 
 }  // namespace bert_qa

@@ -309,7 +309,7 @@ class session {
     results.seconds = now() - begin;
     results.steps = static_cast<std::int64_t>(losses.size());
     results.epoch = state_.epoch;
-    for (const double loss : losses) results.loss += loss / static_cast<double>(losses.size());
+    results.loss = training.mean_loss();
     finish_training(results, losses, seconds, training, (results.total_flos - flop_before) / results.seconds,
                     peak);
   }

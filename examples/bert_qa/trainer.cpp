@@ -96,10 +96,10 @@ trainer::trainer(const bert_config& config, parameter_table& parameters, bert& m
       features_(features),
       options_(options),
       scaler_(einkorn::precision_policy{parameters.narrow_type()}.scales_loss(), options.loss_scale),
-      seed_(static_cast<std::int64_t>(options.seed)) {
+      seed_(static_cast<std::int64_t>(options.seed)),
+      count_(static_cast<std::int64_t>(features.size())) {
   if (features.empty()) throw input_error("there is nothing to train on: the training data has no question");
-  const auto n = static_cast<std::int64_t>(features.size());
-  steps_per_epoch_ = ceil_div(n, options.batch_size * options.accumulation);
+  steps_per_epoch_ = ceil_div(count_, options.batch_size * options.accumulation);
   total_steps_ =
       options.max_steps > 0
           ? options.max_steps
@@ -124,15 +124,17 @@ trainer::trainer(const bert_config& config, parameter_table& parameters, bert& m
   // The memory of the largest micro-batch, now: later steps allocate nothing.
   const std::int32_t longest =
       std::ranges::max_element(features, {}, [](const feature& f) { return f.size(); })->size();
-  const std::int64_t width = std::min(n, options.batch_size);
+  const std::int64_t width = std::min(count_, options.batch_size);
   const std::int32_t rows =
       options.pad == padding::max_length ? std::max(options.max_length, longest) : longest;
   model_.reserve(width * rows, width, rows, true);
 }
 
 double trainer::epoch() const {
-  return static_cast<double>(epoch_) + static_cast<double>(position_) / static_cast<double>(features_.size());
+  return static_cast<double>(epoch_) + static_cast<double>(position_) / static_cast<double>(count_);
 }
+
+double trainer::mean_loss() const { return attempts_ == 0 ? 0 : loss_sum_ / static_cast<double>(attempts_); }
 
 double trainer::learning_rate_at(std::int64_t step) const {
   const double s = static_cast<double>(step), warmup = static_cast<double>(warmup_),
@@ -147,22 +149,21 @@ double trainer::learning_rate_at(std::int64_t step) const {
 }
 
 void trainer::order_epoch() {
-  if (position_ >= static_cast<std::int64_t>(features_.size())) {
+  if (position_ >= count_) {
     ++epoch_;
     position_ = 0;
   }
   if (ordered_epoch_ == epoch_) return;
   const auto seed = static_cast<std::uint64_t>(seed_);
   order_ = options_.group_by_length ? permutation_by_length(features_, options_.batch_size, seed, epoch_)
-                                    : permutation(static_cast<std::int64_t>(features_.size()), seed, epoch_);
+                                    : permutation(count_, seed, epoch_);
   ordered_epoch_ = epoch_;
 }
 
 step_report trainer::gradients(const bert::gradient_ready& ready) {
   const double begin = now();
   order_epoch();
-  const auto n = static_cast<std::int64_t>(features_.size());
-  const auto count = std::min(options_.batch_size * options_.accumulation, n - position_);
+  const auto count = std::min(options_.batch_size * options_.accumulation, count_ - position_);
   const std::span<const std::int32_t> chosen =
       std::span(order_).subspan(static_cast<std::size_t>(position_), static_cast<std::size_t>(count));
 
@@ -185,6 +186,7 @@ step_report trainer::gradients(const bert::gradient_ready& ready) {
     report.tokens += builder_.tokens().rows();
   }
   position_ += count;
+  loss_sum_ += report.loss;
   ++attempts_;
   report.seconds = now() - begin;
   return report;
@@ -229,8 +231,8 @@ step_report trainer::step() {
 
 std::vector<state_entry> trainer::state() {
   std::vector<state_entry> entries;
-  const auto counter = [&](const char* name, std::int64_t& value) {
-    entries.push_back({name, "I64", {1}, std::as_writable_bytes(std::span(&value, 1))});
+  const auto add = [&](const char* name, const char* dtype, auto& value) -> state_entry& {
+    return entries.emplace_back(state_entry{name, dtype, {1}, std::as_writable_bytes(std::span(&value, 1))});
   };
   for (const parameter& p : parameters_.all())
     entries.push_back({"weight." + p.name, "F32", p.shape, std::as_writable_bytes(p.value)});
@@ -238,17 +240,23 @@ std::vector<state_entry> trainer::state() {
     entries.push_back({"adamw.m." + p.name, "F32", p.shape, std::as_writable_bytes(p.m)});
     entries.push_back({"adamw.v." + p.name, "F32", p.shape, std::as_writable_bytes(p.v)});
   }
-  counter("adamw.t", t_);
-  counter("schedule.step", schedule_);
-  counter("random.seed", seed_);
-  counter("random.step", attempts_);
-  counter("data.epoch", epoch_);
-  counter("data.position", position_);
+  add("random.seed", "I64", seed_).given_by = "--seed";
+  add("data.count", "I64", count_).given_by =
+      "windows of the training data (its file, --max_train_samples, --max_seq_length, --doc_stride)";
+  add("batch.size", "I64", options_.batch_size).given_by = "--per_device_train_batch_size";
+  add("batch.accumulation", "I64", options_.accumulation).given_by = "--gradient_accumulation_steps";
+  add("batch.by_length", "BOOL", options_.group_by_length).given_by = "--group_by_length";
+  add("adamw.t", "I64", t_);
+  add("schedule.step", "I64", schedule_);
+  add("random.step", "I64", attempts_);
+  add("data.epoch", "I64", epoch_);
+  add("data.position", "I64", position_).largest = count_;
+  add("loss.sum", "F64", loss_sum_);
   einkorn::loss_scaler::state_type& scaling = scaler_.state();
-  counter("steps.skipped", scaling.skipped);
+  add("steps.skipped", "I64", scaling.skipped);
   if (scaler_.enabled()) {
-    entries.push_back({"scaler.scale", "F32", {1}, std::as_writable_bytes(std::span(&scaling.scale, 1))});
-    counter("scaler.good_steps", scaling.good_steps);
+    add("scaler.scale", "F32", scaling.scale);
+    add("scaler.good_steps", "I64", scaling.good_steps);
   }
   return entries;
 }

@@ -41,6 +41,10 @@ struct state_entry {
   std::string name, dtype;
   std::vector<std::int64_t> shape;
   std::span<std::byte> bytes;
+  /// Where this says what gives the number, a flag: it is saved, and compared instead of restored. The
+  /// counters have no meaning with another.
+  std::string given_by = {};
+  std::int64_t largest = std::int64_t{1} << 62;  ///< of a counter; the smallest is 0
 };
 
 /// A batch as a token matrix; owns what token_batch and span_labels point to.
@@ -82,6 +86,7 @@ class trainer {
   double epoch() const;  ///< how many passes over the data are done, as a fraction
   std::int64_t skipped_steps() const { return scaler_.skipped(); }
   double loss_scale() const { return static_cast<double>(scaler_.scale()); }  ///< of the next step
+  double mean_loss() const;  ///< over all steps, those before the checkpoint included
 
   step_report step();
   /// The same, up to the gradients: forward, loss and backward of all micro-batches of the next step. For
@@ -91,7 +96,7 @@ class trainer {
 
   double learning_rate_at(std::int64_t step) const;  ///< of step number 0, 1, ...
 
-  /// Weights, moments and counters.
+  /// Weights, moments, counters, and what the counters depend on.
   std::vector<state_entry> state();
   /// After the entries were written: what is computed from them.
   void state_restored();
@@ -110,7 +115,8 @@ class trainer {
   std::int64_t attempts_ = 0, t_ = 0, schedule_ = 0;
   einkorn::loss_scaler scaler_;
   std::int64_t epoch_ = 0, position_ = 0;  ///< position: features of this epoch that are used up
-  std::int64_t seed_ = 0;
+  double loss_sum_ = 0;
+  std::int64_t seed_ = 0, count_ = 0;  ///< count: features
 
   std::vector<std::int32_t> order_;
   std::int64_t ordered_epoch_ = -1;
