@@ -55,18 +55,19 @@ bad=(--model_name_or_path "$work/bad")
   >"$work/stdout" 2>"$work/stderr" || fail "a good run ended with $?: $(cat "$work/stderr")"
 for file in eval_results.json eval_predictions.json eval_nbest_predictions.json predict_predictions.json \
             checkpoint-1/model.safetensors checkpoint-1/training_state.safetensors \
-            checkpoint-1/trainer_state.json checkpoint-1/config.json; do
+            checkpoint-1/trainer_state.json checkpoint-1/config.json checkpoint-2/config.json; do
   [ -s "$work/out/$file" ] || fail "no $file was written"
 done
 rm -rf "$work/out"
 "$program" "${model[@]}" "${common[@]}" --validation_file "$work/train.json" --do_eval --num_train_epochs 2 \
-  --per_device_train_batch_size 1 --save_steps 1 --fp16 --gradient_checkpointing --group_by_length --int8 \
+  --per_device_train_batch_size 1 --save_strategy epoch --fp16 --gradient_checkpointing --group_by_length --int8 \
   --pad_to_max_length false >"$work/stdout" 2>"$work/stderr" || fail "fp16 and int8 ended with $?: $(cat "$work/stderr")"
 grep -q '"loss_scale":' "$work/stdout" || fail "no loss scale in the summary"
 grep -q '"eval_dtype":"int8"' "$work/stdout" || fail "the summary does not say that int8 was evaluated"
 grep -q '^memory after the first step' "$work/stdout" "$work/stderr" || fail "no plan of the memory"
-grep -aq 'scaler.scale' "$work/out/checkpoint-1/training_state.safetensors" || fail "no loss scale in the checkpoint"
-checks=$((checks + 3))
+grep -aq 'scaler.scale' "$work/out/checkpoint-2/training_state.safetensors" || fail "no loss scale in the checkpoint"
+[ -e "$work/out/checkpoint-4" ] && [ ! -e "$work/out/checkpoint-1" ] || fail "not a checkpoint after each epoch"
+checks=$((checks + 4))
 
 # A run that goes on, from the latest checkpoint or a named one, ends with the bits of one that was never stopped.
 options=("${model[@]}" --train_file "$work/train.json" --do_train "${window[@]}" --num_train_epochs 2 --save_steps 1
@@ -79,7 +80,7 @@ grep -q 'going on from .*checkpoint-1, step 1' "$work/stdout" || fail "it does n
 "$program" "${options[@]}" --output_dir "$work/named" --resume_from_checkpoint "$work/whole/checkpoint-2" \
   >"$work/stdout" 2>&1 || fail "no going on from a named checkpoint: $?"
 for again in out named; do
-  for file in model.safetensors checkpoint-3/training_state.safetensors; do
+  for file in model.safetensors checkpoint-4/training_state.safetensors; do
     cmp -s "$work/whole/$file" "$work/$again/$file" || fail "$again/$file differs from that of a whole run"
   done
   [ "$(grep -c '"grad_norm"' "$work/$again/trainer_state.json")" = 4 ] || fail "$again: not 4 steps in the log"
@@ -87,6 +88,14 @@ for again in out named; do
     fail "$again: train_loss is not the mean over all steps"
 done
 checks=$((checks + 9))
+
+# From the checkpoint of the last step on there is nothing to train, and the model is evaluated.
+"$program" "${options[@]}" --do_eval --validation_file "$work/train.json" --output_dir "$work/done" \
+  --resume_from_checkpoint "$work/whole/checkpoint-4" >"$work/stdout" 2>&1 || fail "no going on from the last step: $?"
+grep -q 'step 4: nothing is left to train' "$work/stdout" || fail "it does not say that nothing is left to train"
+cmp -s "$work/whole/model.safetensors" "$work/done/model.safetensors" || fail "the model of the last step differs"
+[ -s "$work/done/eval_results.json" ] && [ ! -e "$work/done/train_results.json" ] || fail "the last step is not evaluated"
+checks=$((checks + 4))
 
 # A run that starts anew leaves no checkpoint of an earlier one, and everything else alone. What is left of the first
 # checkpoint of a run that was killed does not make a folder a used one.
@@ -110,8 +119,6 @@ refuses "--seed: expected 42|checkpoint-1|found 7" -- "${options[@]}" --seed 7 -
   --resume_from_checkpoint "$work/whole/checkpoint-1"
 refuses "windows of the training data|--max_train_samples|expected 2|found 1" -- "${options[@]}" --max_train_samples 1 \
   --output_dir "$work/out" --resume_from_checkpoint "$work/whole/checkpoint-1"
-refuses "checkpoint-3|a step before the last, 3" -- "${options[@]}" --max_steps 3 --output_dir "$work/out" \
-  --resume_from_checkpoint "$work/whole/checkpoint-3"
 
 # Files
 refuses "nowhere.json" -- "${model[@]}" --train_file "$work/nowhere.json" --do_train "${window[@]}" \

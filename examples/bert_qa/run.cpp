@@ -243,12 +243,8 @@ class session {
         einkorn::name(type()) + " matrix product");
     if (!given_.resume_from_checkpoint.empty()) {
       state_ = load_checkpoint(given_.resume_from_checkpoint, training);
-      if (training.finished())
-        throw input_error(given_.resume_from_checkpoint.string(),
-                          "a step before the last, " + std::to_string(training.total_steps()),
-                          std::to_string(state_.global_step));
       say("going on from " + given_.resume_from_checkpoint.string() + ", step " +
-          std::to_string(state_.global_step));
+          std::to_string(state_.global_step) + (training.finished() ? ": nothing is left to train" : ""));
     } else if (!given_.output_dir.empty()) {
       remove_checkpoints(given_.output_dir);  // so that a later run does not take them for this one's
     }
@@ -257,6 +253,10 @@ class session {
     state_.train_batch_size = given_.per_device_train_batch_size;
     state_.logging_steps = given_.logging_steps;
     state_.save_steps = given_.save_steps;
+    if (training.finished()) {
+      save_trained();
+      return;
+    }
 
     train_results results;
     results.samples = static_cast<std::int64_t>(train_.features.size());
@@ -301,9 +301,8 @@ class session {
                     "  gradient norm " + number(step.gradient_norm, "%.2f") + "  lr " +
                     number(step.learning_rate, "%.3g"));
         }
-        if (save_now(training, step.step)) {
+        if (save_now(training, step.step))
           save_checkpoint(given_.output_dir, files_, *table_, training, state_, given_.save_total_limit);
-        }
       }
     }
     results.seconds = now() - begin;
@@ -315,7 +314,7 @@ class session {
   }
 
   bool save_now(const trainer& training, std::int64_t step) const {
-    if (given_.output_dir.empty() || training.finished()) return false;
+    if (given_.output_dir.empty()) return false;
     if (given_.save_strategy == save_when::steps) return step % given_.save_steps == 0;
     return given_.save_strategy == save_when::epoch && step % training.steps_per_epoch() == 0;
   }
@@ -351,10 +350,14 @@ class session {
     shown.erase("seconds_per_step");
     say(format_results("train", shown));
     state_.log_results(to_json(results));
+    save_trained();
+    if (!given_.output_dir.empty()) save_results(given_.output_dir, "train", out);
+  }
+
+  void save_trained() const {
     if (given_.output_dir.empty()) return;
     save_model(given_.output_dir, files_, *table_);
     save_json(given_.output_dir / "trainer_state.json", to_json(state_));
-    save_results(given_.output_dir, "train", out);
   }
 
   void evaluate(const std::string& split, const question_set& set) {
