@@ -43,6 +43,11 @@ for file in config.json vocab.txt model.safetensors tokenizer_config.json train_
 done
 grep -q '^summary {.*"step_seconds_median"' "$work/stdout" || fail "no summary line"
 
+# The windows of the embedded questions overlap by less than run_qa's, so that they can be as short as its own.
+"$program" --do_train --max_steps 1 --max_train_samples 8 --max_seq_length 96 >"$work/stdout" 2>&1 ||
+  fail "no run with --max_seq_length 96: $(cat "$work/stdout")"
+checks=$((checks + 1))
+
 damaged() { rm -rf "$work/bad"; cp -r "$work/model" "$work/bad"; }
 common=(--train_file "$work/train.json" --do_train --max_seq_length 64 --doc_stride 16 --output_dir "$work/out")
 window=(--max_seq_length 64 --doc_stride 16)

@@ -169,6 +169,33 @@ TEST_CASE("nothing given: the embedded model and questions") {
   CHECK(!trained.do_eval);
 }
 
+TEST_CASE("without a model and data: what is not given suits the embedded set, what is given stays") {
+  const flags usual = parse("");
+  CHECK(usual.learning_rate == static_cast<double>(2e-3f));
+  CHECK(usual.num_train_epochs == 8);
+  CHECK(usual.per_device_train_batch_size == 16);
+  CHECK(usual.max_seq_length == 96);
+  CHECK(usual.doc_stride == 32);
+  CHECK(usual.warmup_ratio == static_cast<double>(0.1f));
+  CHECK(usual.logging_steps == 50);
+  // Also where it is what run_qa.py has for a flag that is not given.
+  const flags given = parse(
+      "--learning_rate 5e-5 --num_train_epochs 3 --per_device_train_batch_size 8 --max_seq_length 384 "
+      "--doc_stride 128 --warmup_ratio 0 --logging_steps 500");
+  CHECK(given.learning_rate == 5e-5);
+  CHECK(given.num_train_epochs == 3);
+  CHECK(given.per_device_train_batch_size == 8);
+  CHECK(given.max_seq_length == 384);
+  CHECK(given.doc_stride == 128);
+  CHECK(given.warmup_ratio == 0);
+  CHECK(given.logging_steps == 500);
+  CHECK(parse("--warmup_steps 0").warmup_ratio == 0);
+  CHECK(parse("--max_seq_length 96").doc_stride == 32);
+  CHECK(parse("--max_seq_length 384").doc_stride == 32);
+  CHECK(parse("--max_seq_length 30").doc_stride == 10);
+  CHECK(contains(refusal("--doc_stride 93"), "--max_seq_length 96 less 3 special tokens, found 93"));
+}
+
 TEST_CASE("a mistyped flag: the nearest is named") {
   const auto nearest = [](const std::string& line) {
     const std::string text = refusal(line), mark = "did you mean ";
@@ -219,7 +246,7 @@ TEST_CASE("flags that contradict each other or need another") {
   CHECK(contains(refusal("--doc_stride 384 --max_seq_length 384"),
                  "--doc_stride: expected less than the window"));
   CHECK(contains(refusal("--doc_stride 381"), "found 381"));
-  CHECK(parse("--doc_stride 380").doc_stride == 380);
+  CHECK(parse("--doc_stride 380 --max_seq_length 384").doc_stride == 380);
   CHECK(contains(refusal(command + "--train_file F"),
                  "--train_file: expected no file beside --dataset_name squad"));
   CHECK(contains(refusal("--train_file F --do_train --output_dir O"), "--model_name_or_path: expected"));
@@ -282,6 +309,7 @@ TEST_CASE("help names every flag with its default, and asks for nothing else") {
         "--version_2_with_negative", "--overwrite_output_dir", "--save_total_limit N"}) {
     CHECK_MESSAGE(contains(help, part), part);
   }
+  CHECK(contains(help, "Without a model and data"));
   for (const char* part : {"--use_ipex", "\n\n\n"}) {
     CHECK_MESSAGE(!contains(help, part), part);
   }

@@ -320,13 +320,6 @@ std::string make_config(std::int64_t vocabulary_size, float dropout, int positio
 embedded_set make_embedded_set() {
   using detail::part;
   embedded_set set;
-  set.learning_rate = 2e-3f;
-  set.warmup_ratio = 0.1f;
-  set.dropout = 0.0f;
-  set.epochs = 8;
-  set.batch_size = 16;
-  set.max_seq_length = 96;
-  set.doc_stride = 32;
   set.vocabulary = detail::make_vocabulary();
   set.config_json = detail::make_config(std::count(set.vocabulary.begin(), set.vocabulary.end(), '\n'),
                                         set.dropout, set.max_seq_length);

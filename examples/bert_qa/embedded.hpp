@@ -22,13 +22,14 @@ struct embedded_set {
   std::int64_t train_questions, heldout_questions;
 
   // What trains it from scratch.
-  float learning_rate;
-  float warmup_ratio;  ///< linear warm-up over this part of the steps, then linear to 0
-  float dropout;       ///< hidden and attention, also in config_json
-  int epochs;
-  int batch_size;
-  int max_seq_length;  ///< every pair fits: one window an example
-  int doc_stride;
+  static constexpr float learning_rate = 2e-3f;
+  static constexpr float warmup_ratio = 0.1f;  ///< linear, over this part of the steps, then linear to 0
+  static constexpr float dropout = 0;          ///< hidden and attention, also in config_json
+  static constexpr int epochs = 8;
+  static constexpr int batch_size = 16;
+  static constexpr int max_seq_length = 96;  ///< every pair fits: one window an example
+  static constexpr int doc_stride = 32;
+  static constexpr int logging_steps = 50;
 };
 
 embedded_set make_embedded_set();

@@ -13,6 +13,7 @@
 #include <sstream>
 #include <utility>
 
+#include "embedded.hpp"
 #include "files.hpp"
 #include "input_error.hpp"
 #include "json_input.hpp"
@@ -70,7 +71,8 @@ class help_formatter : public CLI::Formatter {
     return "Usage: " + name +
            " --model_name_or_path DIR --dataset_name squad --do_train --do_eval --output_dir OUT\n" +
            "       " + name + " FLAGS.json\n" + "       " + name + "\n\n" +
-           "Without a model and data it trains a small BERT on questions that are compiled in.\n\n";
+           "Without a model and data it trains a small BERT on questions that are compiled in.\n"
+           "Learning rate, warm-up, epochs, batch size, windows and logging are its own unless given.\n\n";
   }
   std::string make_footer(const CLI::App*) const override {
     return "Booleans may be given alone or with true or false. Values in brackets are the defaults.\n";
@@ -370,6 +372,25 @@ named_values from_json(const declaration& known, const std::string& path) {
   return values;
 }
 
+/// What trains the small BERT, in the place of run_qa's defaults: a flag that was given keeps its value.
+void take_embedded_values(flags& out, const named_values& given) {
+  const auto is_given = [&](const char* name) {
+    return std::ranges::find(given, name, &named_values::value_type::first) != given.end();
+  };
+  const auto take = [&](const char* name, auto& value, auto own) {
+    if (!is_given(name)) value = own;
+  };
+  take("learning_rate", out.learning_rate, embedded_set::learning_rate);
+  take("num_train_epochs", out.num_train_epochs, embedded_set::epochs);
+  take("per_device_train_batch_size", out.per_device_train_batch_size, embedded_set::batch_size);
+  take("max_seq_length", out.max_seq_length, embedded_set::max_seq_length);
+  // A shorter window than its own is no reason to complain about a stride that nobody gave.
+  take("doc_stride", out.doc_stride,
+       std::min<std::int64_t>(embedded_set::doc_stride, out.max_seq_length / 3));
+  if (!is_given("warmup_steps")) take("warmup_ratio", out.warmup_ratio, embedded_set::warmup_ratio);
+  take("logging_steps", out.logging_steps, embedded_set::logging_steps);
+}
+
 void check_together(const flags& given) {
   if (given.bf16 && given.fp16) throw input_error("--bf16, --fp16", "one of them", "both");
   constexpr std::int64_t special_tokens = 3;  // [CLS] question [SEP] context [SEP]
@@ -415,6 +436,7 @@ flags parse_flags(std::span<const std::string> arguments) {
   const auto read = [&](const named_values& values) {
     known.parse(values);
     if (out.help || out.version) return;
+    if (out.embedded()) take_embedded_values(out, values);
     check_together(out);
     std::string unneeded;
     for (const char* name : {"use_ipex", "no_cuda", "use_cpu"}) {

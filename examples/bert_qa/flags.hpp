@@ -74,7 +74,8 @@ struct flags {
 
 /// `arguments` without the program's name: flags as `--name value` or `--name=value`, for booleans also
 /// `--name` alone; or one JSON file that holds them as an object. Throws input_error, `--name: expected X,
-/// found Y`, for unknown flags with the nearest that exists.
+/// found Y`, for unknown flags with the nearest that exists. Without a model and data, what is not given has
+/// the embedded set's value where that has one.
 flags parse_flags(std::span<const std::string> arguments);
 
 /// All flags, by group, with their defaults.

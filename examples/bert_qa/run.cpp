@@ -71,21 +71,6 @@ question_set read_questions(const fs::path& file, bool answers_required, std::op
                         words, options);
 }
 
-/// Where a flag has run_qa's default, the embedded set's own value takes its place.
-void take_embedded_values(flags& given, const embedded_set& set) {
-  const flags usual;
-  const auto take = [](auto& value, const auto& usual_value, auto own) {
-    if (value == usual_value) value = static_cast<std::remove_reference_t<decltype(value)>>(own);
-  };
-  take(given.learning_rate, usual.learning_rate, set.learning_rate);
-  take(given.num_train_epochs, usual.num_train_epochs, set.epochs);
-  take(given.per_device_train_batch_size, usual.per_device_train_batch_size, set.batch_size);
-  take(given.max_seq_length, usual.max_seq_length, set.max_seq_length);
-  take(given.doc_stride, usual.doc_stride, set.doc_stride);
-  if (given.warmup_steps == 0) take(given.warmup_ratio, usual.warmup_ratio, set.warmup_ratio);
-  take(given.logging_steps, usual.logging_steps, 50);
-}
-
 /// The folder for the results: empty, to be overwritten, or with a checkpoint to go on from.
 void check_output(flags& given) {
   if (given.do_train && !given.resume_from_checkpoint.empty())
@@ -144,7 +129,6 @@ class session {
   void load() {
     if (given_.embedded()) {
       const embedded_set set = make_embedded_set();
-      take_embedded_values(given_, set);
       files_.config_json = set.config_json;
       files_.config = parse_bert_config(set.config_json, "the embedded config.json");
       files_.vocab = set.vocabulary;
