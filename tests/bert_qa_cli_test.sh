@@ -58,6 +58,7 @@ bad=(--model_name_or_path "$work/bad")
 "$program" "${model[@]}" "${common[@]}" --validation_file "$work/train.json" --do_eval --do_predict \
   --test_file "$work/train.json" --num_train_epochs 1 --save_steps 1 --per_device_train_batch_size 1 --bf16 \
   >"$work/stdout" 2>"$work/stderr" || fail "a good run ended with $?: $(cat "$work/stderr")"
+grep -q '"predict_f1"' "$work/out/predict_results.json" || fail "questions with answers are not scored"
 for file in eval_results.json eval_predictions.json eval_nbest_predictions.json predict_predictions.json \
             checkpoint-1/model.safetensors checkpoint-1/training_state.safetensors \
             checkpoint-1/trainer_state.json checkpoint-1/config.json checkpoint-2/config.json; do
@@ -96,11 +97,15 @@ checks=$((checks + 9))
 
 # From the checkpoint of the last step on there is nothing to train, and the model is evaluated.
 "$program" "${options[@]}" --do_eval --validation_file "$work/train.json" --output_dir "$work/done" \
-  --resume_from_checkpoint "$work/whole/checkpoint-4" >"$work/stdout" 2>&1 || fail "no going on from the last step: $?"
+  --do_predict --test_file "$work/unlabelled.json" --resume_from_checkpoint "$work/whole/checkpoint-4" \
+  >"$work/stdout" 2>&1 || fail "no going on from the last step: $?"
 grep -q 'step 4: nothing is left to train' "$work/stdout" || fail "it does not say that nothing is left to train"
 cmp -s "$work/whole/model.safetensors" "$work/done/model.safetensors" || fail "the model of the last step differs"
+grep -q '"predict_runtime"' "$work/done/predict_results.json" || fail "no results of a prediction"
+grep -q 'predict_f1' "$work/done/all_results.json" && fail "questions without answers are scored"
+grep -q '"f1"' "$work/done/all_results.json" || fail "the results of the evaluation are gone"
 [ -s "$work/done/eval_results.json" ] && [ ! -e "$work/done/train_results.json" ] || fail "the last step is not evaluated"
-checks=$((checks + 4))
+checks=$((checks + 7))
 
 # A run that starts anew leaves no checkpoint of an earlier one, and everything else alone. What is left of the first
 # checkpoint of a run that was killed does not make a folder a used one.

@@ -56,6 +56,17 @@ TEST_CASE("the keys and the rounding of Transformers") {
                      {"eval_samples", 10784},
                      {"eval_samples_per_second", 1348.0},
                      {"eval_steps_per_second", 168.5}});
+  const json predict = to_json(some_evaluation(), "predict");
+  CHECK(predict == json{{"epoch", 2.0},
+                        {"predict_exact_match", 81.22},
+                        {"predict_f1", 88.52},
+                        {"predict_runtime", 8.0},
+                        {"predict_samples", 10784},
+                        {"predict_samples_per_second", 1348.0},
+                        {"predict_steps_per_second", 168.5}});
+  eval_results unlabelled = some_evaluation();
+  unlabelled.scores = nullptr;
+  CHECK(to_json(unlabelled, "predict").size() == 5);
   eval_results untrained;
   untrained.scores = {{"f1", 1.0}};
   const json alone = to_json(untrained);

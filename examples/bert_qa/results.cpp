@@ -66,15 +66,15 @@ nlohmann::ordered_json to_json(const train_results& results) {
   return out;
 }
 
-nlohmann::ordered_json to_json(const eval_results& results) {
+nlohmann::ordered_json to_json(const eval_results& results, const std::string& split) {
   nlohmann::ordered_json out = nlohmann::ordered_json::object();
   if (results.epoch > 0) out["epoch"] = rounded(results.epoch, 4);
   for (const auto& [name, value] : results.scores.items()) {
-    out[name] = value;
-    out["eval_" + name] = value;
+    if (split == "eval") out[name] = value;
+    out[split + "_" + name] = value;
   }
-  add_speed(out, "eval", results.seconds, results.samples, results.steps);
-  out["eval_samples"] = results.samples;
+  add_speed(out, split, results.seconds, results.samples, results.steps);
+  out[split + "_samples"] = results.samples;
   return out;
 }
 

@@ -26,13 +26,14 @@ struct eval_results {
   double seconds = 0;
   std::int64_t samples = 0;  ///< windows
   std::int64_t steps = 0;
-  nlohmann::ordered_json scores;  ///< exact_match, f1, ...: the metric's, without prefix
+  nlohmann::ordered_json scores;  ///< exact_match, f1, ...: the metric's, without prefix; null: none
 };
 
 nlohmann::ordered_json to_json(const train_results& results);
-/// Every score twice, as `f1` and as `eval_f1`: older and newer versions of run_qa.py differ, and what reads
-/// their files asks for one or the other.
-nlohmann::ordered_json to_json(const eval_results& results);
+/// The keys of a split, "eval" or "predict". Every score of "eval" twice, as `f1` and as `eval_f1`: older and
+/// newer versions of run_qa.py differ, and what reads their files asks for one or the other. all_results.json
+/// has one place for `f1`, so that of "predict" is `predict_f1` only.
+nlohmann::ordered_json to_json(const eval_results& results, const std::string& split = "eval");
 
 /// Writes SPLIT_results.json ("train", "eval", "predict") and puts the same keys into all_results.json, which
 /// keeps those of other splits and earlier runs. JSON as all files of results: indent 4, ASCII, sorted keys.

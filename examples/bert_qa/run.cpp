@@ -344,6 +344,13 @@ class session {
     save_json(given_.output_dir / "trainer_state.json", to_json(state_));
   }
 
+  /// Whether questions are labelled: by SQuAD v2's rule, some may be without an answer.
+  bool has_answers(std::span<const example> examples) const {
+    const auto answered = [](const example& e) { return !e.answers.empty(); };
+    return given_.version_2_with_negative ? std::ranges::any_of(examples, answered)
+                                          : std::ranges::all_of(examples, answered);
+  }
+
   void evaluate(const std::string& split, const question_set& set) {
     const double begin = now();
     predictions logits;
@@ -371,16 +378,19 @@ class session {
       if (given_.version_2_with_negative)
         save_json(given_.output_dir / (split + "_null_odds.json"), answers.null_odds);
     }
-    if (split != "eval") return;
-    results.scores = given_.version_2_with_negative ? to_json(score_squad_v2(set.examples, answers.texts))
-                                                    : to_json(score_squad(set.examples, answers.texts));
-    const nlohmann::ordered_json out = to_json(results);
+    if (split == "eval" || has_answers(set.examples))
+      results.scores = given_.version_2_with_negative ? to_json(score_squad_v2(set.examples, answers.texts))
+                                                      : to_json(score_squad(set.examples, answers.texts));
+    const nlohmann::ordered_json out = to_json(results, split);
     if (given_.int8) summary_["eval_dtype"] = "int8";
-    for (const char* key : {"exact_match", "f1", "exact", "eval_samples", "eval_runtime"})
+    for (const char* key :
+         {"exact_match", "f1", "exact", "eval_samples", "eval_runtime", "predict_exact_match", "predict_f1",
+          "predict_exact", "predict_samples", "predict_runtime"})
       if (out.contains(key)) summary_[key] = out[key];
-    say(format_results("eval", out));
+    say(format_results(split, out));
+    if (!given_.output_dir.empty()) save_results(given_.output_dir, split, out);
+    if (split != "eval") return;
     state_.log_results(out);
-    if (!given_.output_dir.empty()) save_results(given_.output_dir, "eval", out);
     if (given_.embedded()) show_answer(set, answers);
   }
 
