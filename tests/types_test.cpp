@@ -124,6 +124,7 @@ CHECK_WRITES(attention_backward,
 CHECK_WRITES(gemm_preactivation, epilogue{.preactivation = a.out});
 CHECK_WRITES(any_output, any_output(a.out));
 static_assert(sizeof(any_output) == sizeof(any_matrix));
+static_assert(!std::is_convertible_v<any_matrix, any_output>);  // a view of const elements may be behind it
 }  // namespace
 
 TEST_CASE("what an any_output refers to") {

@@ -8,7 +8,7 @@ void linear_weight::pack(einkorn::dtype type, bool with_backward, void* scratch)
   if (type != einkorn::dtype::f32) {
     weight.data = scratch;
     weight.type = type;
-    einkorn::convert(value_, weight, exec);
+    einkorn::convert(value_, einkorn::any_output(weight), exec);
   }
   if (with_backward) return einkorn::pack_pair_into(forward_, backward_, weight, type, exec);
   std::swap(weight.rows, weight.cols);

@@ -197,7 +197,7 @@ struct any_matrix {
 /// What an operation writes: no view of const elements becomes one. For an any_matrix its maker answers.
 struct any_output : any_matrix {
   constexpr any_output() noexcept = default;
-  constexpr any_output(const any_matrix& m) noexcept : any_matrix(m) {}
+  constexpr explicit any_output(const any_matrix& m) noexcept : any_matrix(m) {}
   template <class T>
   any_output(const matrix_view<T>& m) noexcept : any_matrix(m) {}
   template <class T>
