@@ -33,8 +33,11 @@ CASES = [
     case("train/h384/bf16/dropout0.1", ["torch", "ipex"], model="h384", quick=True),
     case("train/h384/bf16/dropout0", ["torch", "ipex"], model="h384", dropout=0.0),
     case("train/base/f32/dropout0.1", ["torch"], precision="f32"),
+    case("train/base/f32/dropout0", ["torch"], precision="f32", dropout=0.0),
+    case("train/h384/f32/dropout0.1", ["torch"], precision="f32", model="h384"),
     case("train/base/fp16/dropout0.1", ["einkorn_f32"], precision="fp16"),
     case("train/base/bf16/squad/unpadded", ["torch", "ipex"], ours=["--unpadded"], lengths=SQUAD_LENGTHS),
+    case("train/base/f32/squad/unpadded", ["torch"], precision="f32", ours=["--unpadded"], lengths=SQUAD_LENGTHS),
     case("train/base/bf16/checkpointing", ["einkorn_plain"], ours=["--checkpointing"]),
 ] + [
     case(f"infer/base/{precision}/{batch}x128", peers, precision=precision, batch=batch, length=128, lengths=[128],
