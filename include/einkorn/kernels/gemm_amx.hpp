@@ -1,5 +1,6 @@
 /// GEMM on tiles of AMX: 32 x 32 of C in tmm0 to tmm3, 32 rows of A in tmm4 and tmm5, 32 columns of B in tmm6
-/// and tmm7. A step of 16 k-groups (32 bf16 or fp16, 64 bytes) loads 4 tiles for 4 products.
+/// and tmm7. A step of 16 k-groups (32 bf16 or fp16, 64 bytes) loads 4 tiles for 4 products; the loads of the
+/// next step run ahead of them out of order.
 ///
 /// A is read where it lies, at any stride between its rows; B in the panels that the vector kernels use too,
 /// a k-group of 32 columns a row. The last rows and the last k-groups are tiles of fewer rows, so nothing is

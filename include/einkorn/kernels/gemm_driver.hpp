@@ -14,7 +14,8 @@
 ///   k_group, k_step       elements that B interleaves per column (4 bytes); depth of packed operands is
 ///                         rounded up to k_step with zeros
 ///   flips_s8              A of s8 comes with 128 added, and panels of B end with nr compensations
-///   a_panels, converts    it honours a_step, and narrow, of gemm_tile_args
+///   a_panels, converts    it honours a_step, and narrow, of gemm_tile_args; a_panels: the tiles of
+///                         gemm_near.hpp are made of its instruction, too
 ///   session               constructed in every worker before its first tile (tile configuration)
 ///   masks                 B in place and C may end at any column
 ///   run(rows, cols, t)    acc(rows, cols) [+]= A B, see gemm_tile_args; rows <= mr, cols <= nr;
