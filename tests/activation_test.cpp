@@ -212,6 +212,16 @@ TEST_CASE("infinity, NaN and in place") {
     activate(in, out, activation::relu);
     CHECK(std::isnan(y[2]));
     CHECK(y[1] == 0.0f);
+    const float ones[] = {1, 1, 1, 1, 1, 1};
+    activate_backward(matrix_view<const float>(ones, 1, 6), in, out, activation::relu);
+    CHECK(y[0] == 1.0f);
+    CHECK(y[1] == 0.0f);
+    CHECK(std::isnan(y[2]));
+    // One row: strides mean nothing.
+    activate(matrix_view<float>(y, 1, 6, 6), matrix_view<float>(y, 1, 6, 11), activation::relu);
+    CHECK_THROWS_AS(
+        activate(matrix_view<float>(y, 1, 3, 0), matrix_view<float>(y + 2, 1, 3, 0), activation::relu),
+        error);
 
     std::vector<float> a(1000), b(1000), c(1000);
     test::random_numbers random(3);
@@ -275,6 +285,26 @@ TEST_CASE("column sums: replaced or added to, and the same bits for any number o
       column_sum(x.view(), span_of(again), true, serial_executor());
       for (index col = 0; col < s.cols; ++col) CHECK(again[col] == out[col] + out[col]);
     }
+  });
+}
+
+TEST_CASE("an executor may do other work between tasks, on the thread that waits") {
+  test::on_each_level([](isa) {
+    std::vector<float> x(300 * 70, 1.0f), sums(70), other(70);
+    const matrix_view<const float> in(x.data(), 300, 70);
+    struct busy {
+      matrix_view<const float> in;
+      std::span<float> other;
+      static void run(void* context, index tasks, void (*body)(void*, index), void* arg) {
+        const busy& self = *static_cast<const busy*>(context);
+        for (index task = 0; task < tasks; ++task) {
+          body(arg, task);
+          column_sum(self.in, self.other, false, serial_executor());
+        }
+      }
+    } work{in, other};
+    column_sum(in, sums, false, {&work, &busy::run, 2});
+    for (const float s : sums) CHECK(s == 300.0f);
   });
 }
 

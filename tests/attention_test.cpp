@@ -481,6 +481,8 @@ TEST_CASE("errors") {
   CHECK(text().find("sequences[0] {first_row 0, rows 4, keys -2}") != std::string::npos);
   p.sequences = {{0, 3, 3, 1}, {2, 2, 2, 1}};
   CHECK(text().find("sequences[1]") != std::string::npos);
+  p.sequences = {{std::numeric_limits<index>::max(), 1, 1, 1}};
+  CHECK(text().find("sequences[0]") != std::string::npos);
   p.sequences = {{0, 4, 4, 1}};
   p.options.heads = 3;
   CHECK(text() == "attention: out.cols 16 is not a multiple of heads 3");
@@ -494,6 +496,19 @@ TEST_CASE("errors") {
   CHECK_THROWS_WITH_AS(attention(p.qkv.const_view(), p.sequences, p.qkv.view().cols_from(0, 16),
                                  {p.lse.data(), at(p.lse.size())}, p.options),
                        "attention: out overlaps qkv", error);
+}
+
+TEST_CASE("a thread that gets no memory is an error after the tasks, not an exception in one") {
+  problem<float> p({{0, 700, 700, 1}, {700, 700, 700, 2}}, 2, 8, 0);
+  const allocator before =
+      set_allocator({nullptr, [](void*, index) -> void* { return nullptr; }, [](void*, void*, index) {}});
+  std::string text;
+  std::thread([&] {  // its workspace is empty
+    text = error_of([&] { p.forward(); });
+  })
+      .join();
+  set_allocator(before);
+  CHECK(text.find("attention: no memory") == 0);
 }
 
 }  // namespace test

@@ -96,6 +96,21 @@ TEST_CASE("the comparison finds a wrong element and a NaN") {
   CHECK(compare(x, x, y, {}, nullptr).wrong == 1);
 }
 
+TEST_CASE("equal elements share the row, however large they and the scale are") {
+  on_each_level([&](einkorn::isa) {
+    constexpr index cols = 37;
+    const typed_matrix x(dtype::f32, 1, cols), y(dtype::f32, 1, cols);
+    for (const float scale : {0.1f, 0.3f, 0.17677669f, 1.0f, -0.1f, -7.0f, 0.0f})
+      for (const double value : {-3.4e38, -1e12, 1e10, 3.4e38, 1.0}) {
+        guarded_buffer<float> lse(1);
+        for (index c = 0; c < cols; ++c) x.set(0, c, value);
+        einkorn::softmax(x, y, {.scale = scale, .lse = span_of(lse)});
+        for (index c = 0; c < cols; ++c) CHECK(y.get(0, c) == doctest::Approx(1.0 / cols));
+        CHECK(!std::isnan(lse[0]));
+      }
+  });
+}
+
 TEST_CASE("masked elements do not leak, and a fully masked row is zero") {
   on_each_level([&](einkorn::isa) {
     for (const dtype type : real_types) {

@@ -3,8 +3,8 @@
 
 #include <span>
 
+#include "allocation.hpp"
 #include "detail/row_checks.hpp"
-#include "detail/row_scratch.hpp"
 #include "epilogue.hpp"
 #include "executor.hpp"
 #include "types.hpp"
@@ -91,10 +91,11 @@ inline void activate_backward(const any_matrix& dy, const any_matrix& pre, const
   detail::require_same_shape(function, "dx", dx, "pre", pre);
   detail::require_same_or_apart(function, "dx", dx, "dy", dy);
   detail::require_same_or_apart(function, "dx", dx, "pre", pre);
+  workspace_lease scratch(nullptr);
   float* partial = nullptr;
   if (!db.empty()) {
     detail::require_size(function, "db.size", db, "pre.cols", pre.cols);
-    partial = detail::row_scratch(detail::column_sum_partial_size(pre.rows, pre.cols));
+    partial = scratch.floats(detail::column_sum_partial_size(pre.rows, pre.cols));
   }
   const bool streams = detail::apart(dx, {dy, pre}) && detail::streams({dy, pre, dx});
   detail::kernels().activate_backward(
@@ -125,7 +126,8 @@ inline void column_sum(const any_matrix& x, std::span<float> out, bool accumulat
   const char* const function = "column_sum";
   detail::require_real(function, "x", x);
   detail::require_size(function, "out.size", out, "x.cols", x.cols);
-  float* const partial = detail::row_scratch(detail::column_sum_partial_size(x.rows, x.cols));
+  workspace_lease scratch(nullptr);
+  float* const partial = scratch.floats(detail::column_sum_partial_size(x.rows, x.cols));
   detail::kernels().column_sum({x, out.data(), partial, accumulate, exec});
 }
 

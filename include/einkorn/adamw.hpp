@@ -4,8 +4,8 @@
 #include <cmath>
 #include <span>
 
+#include "allocation.hpp"
 #include "detail/row_checks.hpp"
-#include "detail/row_scratch.hpp"
 #include "executor.hpp"
 #include "types.hpp"
 
@@ -125,8 +125,8 @@ inline double gradient_norm(std::span<const std::span<const float>> tensors,
     elements += static_cast<index>(tensors[i].size());
   }
   const index blocks = (elements + detail::gradient_norm_block - 1) / detail::gradient_norm_block;
-  // Two floats' room for a double.
-  double* const partial = reinterpret_cast<double*>(detail::row_scratch(2 * blocks + 2));
+  workspace_lease scratch(nullptr);
+  double* const partial = scratch.doubles(blocks + 1);
   double sum = 0;
   detail::kernels().gradient_norm(
       {tensors.data(), static_cast<index>(tensors.size()), elements, partial, &sum, exec});

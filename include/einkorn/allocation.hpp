@@ -119,6 +119,8 @@ class workspace_lease {
   workspace_lease(const workspace_lease&) = delete;
   workspace_lease& operator=(const workspace_lease&) = delete;
   void* reserve(index bytes) { return used_->reserve(bytes); }
+  float* floats(index count) { return static_cast<float*>(reserve(count * 4)); }
+  double* doubles(index count) { return static_cast<double*>(reserve(count * 8)); }
 
  private:
   workspace spare_;

@@ -34,8 +34,8 @@ inline void check_attention(const char* function, const any_matrix& qkv, const a
   index next = 0;  // sequences come in the order of their rows, so overlap is one comparison
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     const sequence& s = sequences[i];
-    if (s.first_row < next || s.rows < 0 || s.keys < -1 || s.keys > s.rows || s.first_row + s.rows > qkv.rows)
-        [[unlikely]]
+    if (s.first_row < next || s.rows < 0 || s.keys < -1 || s.keys > s.rows || s.first_row > qkv.rows ||
+        s.rows > qkv.rows - s.first_row) [[unlikely]]
       fail(std::string(function) + ": sequences[" + std::to_string(i) + "] {first_row " +
            std::to_string(s.first_row) + ", rows " + std::to_string(s.rows) + ", keys " +
            std::to_string(s.keys) + "} is not inside " + std::to_string(qkv.rows) + " rows after row " +
@@ -54,10 +54,15 @@ inline void require_disjoint(const char* function, const any_matrix& output, con
     fail(std::string(function) + ": " + output_name + " overlaps " + input_name);
 }
 
-/// The workspace of the calling thread.
-inline void* attention_scratch(index bytes) {
+/// The workspace of the calling thread. Tasks do not throw: the call does, after them.
+inline void* attention_scratch(index bytes, bool* failed) {
   thread_local workspace memory;
-  return memory.reserve(bytes);
+  try {
+    return memory.reserve(bytes);
+  } catch (const error&) {
+    __atomic_store_n(failed, true, __ATOMIC_RELAXED);
+    return nullptr;
+  }
 }
 
 }  // namespace detail
@@ -74,15 +79,18 @@ inline void* attention_scratch(index bytes) {
 /// + keys + 16) * 2^-23 and eps of the type of qkv: 2 (u + eps) * sum(dropout(P) * |v|) + 2 eps * |out|; lse:
 /// u + 2^-21 * (1 + |lse|). Memory linear in the sequence length, one workspace for each thread. Same ISA,
 /// same bits, for any number of threads. Throws einkorn::error on a mismatch of shapes or types, an overlap
-/// or sequences outside the rows, before anything is written. Truth: reference/attention.hpp
+/// or sequences outside the rows, before anything is written; and where a thread gets no memory, out is
+/// incomplete then. Truth: reference/attention.hpp
 inline void attention(const any_matrix& qkv, std::span<const sequence> sequences, const any_output& out,
                       std::span<float> lse, attention_options options,
                       const executor& exec = default_executor()) {
   const char* const function = "attention";
   detail::check_attention(function, qkv, out, lse.size(), sequences, options);
   detail::require_disjoint(function, out, "out", qkv, "qkv");
-  detail::kernels().attention(
-      {qkv, out, sequences, lse.data(), options, exec, detail::this_machine(), &detail::attention_scratch});
+  bool failed = false;
+  detail::kernels().attention({qkv, out, sequences, lse.data(), options, exec, detail::this_machine(),
+                               &detail::attention_scratch, &failed});
+  detail::require(!failed, function, "no memory for the workspace of a thread; out is incomplete");
 }
 
 /// The gradient of attention: dqkv (rows x 3H, overwritten) from dout, by recomputing the probabilities from
@@ -108,8 +116,10 @@ inline void attention_backward(const any_matrix& qkv, const any_matrix& out, con
   detail::require_disjoint(function, dqkv, "dqkv", qkv, "qkv");
   detail::require_disjoint(function, dqkv, "dqkv", out, "out");
   detail::require_disjoint(function, dqkv, "dqkv", dout, "dout");
+  bool failed = false;
   detail::kernels().attention_backward({qkv, out, dout, dqkv, sequences, lse.data(), options, exec,
-                                        detail::this_machine(), &detail::attention_scratch});
+                                        detail::this_machine(), &detail::attention_scratch, &failed});
+  detail::require(!failed, function, "no memory for the workspace of a thread; dqkv is incomplete");
 }
 
 EINKORN_END_NAMESPACE

@@ -42,7 +42,8 @@ inline void dropout_backward(const any_matrix& dy, const any_output& dx, const d
 ///
 /// x: rows x cols, f32, bf16 or fp16 (what a matrix product wrote); residual, sum: f32; y: f32, bf16 or fp16,
 /// and outputs.narrow a copy of it. sum may be residual or (f32) y or x; y may be residual.
-/// sum is what backward reads. Errors per element as layernorm's plus 2 * 2^-24 * |sum| in sum itself.
+/// sum is what backward reads. Errors per element as layernorm's plus
+/// 2^-24 * (2 |sum| + |dropout(x)|) in sum itself.
 /// Same ISA, same bits, for any number of threads. Allocates nothing.
 /// Throws einkorn::error before anything is written. Options and outputs: detail/dropout_spec.hpp,
 /// detail/layernorm_args.hpp. Truth: reference/dropout.hpp

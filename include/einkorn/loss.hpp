@@ -4,8 +4,8 @@
 #include <cmath>
 #include <span>
 
+#include "allocation.hpp"
 #include "detail/row_checks.hpp"
-#include "detail/row_scratch.hpp"
 #include "executor.hpp"
 #include "types.hpp"
 
@@ -103,7 +103,8 @@ inline double cross_entropy(const any_matrix& logits, std::span<const std::int32
   if (counted > 0 && !(options.divisor > 0)) [[unlikely]]
     detail::fail("cross_entropy: divisor " + std::to_string(options.divisor) + " is not positive, and " +
                  std::to_string(counted) + " rows count");
-  double* const losses = reinterpret_cast<double*>(detail::row_scratch(2 * logits.rows + 2));
+  workspace_lease scratch(nullptr);
+  double* const losses = scratch.doubles(logits.rows + 1);
   const double factor = counted > 0 ? static_cast<double>(options.scale) / options.divisor : 0.0;
   detail::kernels().cross_entropy({logits, dlogits, targets.data(),
                                    options.lengths.empty() ? nullptr : options.lengths.data(),

@@ -24,7 +24,9 @@ struct attention_args {
   attention_options options;
   executor exec;
   gemm_machine machine = {};
-  void* (*scratch)(index bytes) = nullptr;  // memory of the calling thread, aligned to 64 bytes
+  // Memory of the calling thread, aligned to 64 bytes; null, and *failed, where there is none.
+  void* (*scratch)(index bytes, bool* failed) = nullptr;
+  bool* failed = nullptr;
 };
 
 struct attention_backward_args {
@@ -34,7 +36,9 @@ struct attention_backward_args {
   attention_options options;
   executor exec;
   gemm_machine machine = {};
-  void* (*scratch)(index bytes) = nullptr;  // memory of the calling thread, aligned to 64 bytes
+  // Memory of the calling thread, aligned to 64 bytes; null, and *failed, where there is none.
+  void* (*scratch)(index bytes, bool* failed) = nullptr;
+  bool* failed = nullptr;
 };
 
 }  // namespace detail

@@ -21,7 +21,9 @@ inline void with_activation(activation act, const Body& body) {
       return body([](vf x) { return gelu_tanh(x); }, [](vf x) { return gelu_tanh_derivative(x); });
     case activation::relu:
       return body([zero](vf x) { return math::at_least(zero(), x); },
-                  [zero](vf x) { return math::select_less(zero(), x, broadcast(1.0f), zero() * x); });
+                  [zero](vf x) {  // NaN stays
+                    return math::select_less(zero(), x, broadcast(1.0f), zero() * math::at_least(zero(), x));
+                  });
     case activation::tanh:
       return body([](vf x) { return tanh(x); },
                   [](vf x) {

@@ -109,7 +109,9 @@ inline void backward_task(const detail::attention_backward_args& args, const att
 
   scratch_parts counted;  // for as many keys as there are rows: the next batch of this shape needs no more
   backward_memory<Kernel>(counted, queries, queries, width);
-  scratch_parts parts(static_cast<char*>(args.scratch(counted.bytes())));
+  char* const memory = static_cast<char*>(args.scratch(counted.bytes(), args.failed));
+  if (memory == nullptr) return;
+  scratch_parts parts(memory);
   const backward_memory<Kernel> m(parts, queries, keys, width);
   [[maybe_unused]] const typename Kernel::session session;
   const any_matrix dout = part(args.dout, s.first_row, offset, queries, width);

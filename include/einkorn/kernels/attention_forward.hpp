@@ -87,7 +87,9 @@ inline void forward_task(const detail::attention_args& args, const attention_tas
   }
   scratch_parts counted;  // for as many keys as there are rows: the next batch of this shape needs no more
   forward_memory<Kernel>(counted, place.rows, place.s.rows, width);
-  scratch_parts parts(static_cast<char*>(args.scratch(counted.bytes())));
+  char* const memory = static_cast<char*>(args.scratch(counted.bytes(), args.failed));
+  if (memory == nullptr) return;
+  scratch_parts parts(memory);
   const forward_memory<Kernel> m(parts, place.rows, keys, width);
   [[maybe_unused]] const typename Kernel::session session;
   m.q.pack(head.q, place.first, place.rows);

@@ -1,6 +1,8 @@
 /// Softmax and its gradient, row by row: a row is read from memory once and stays in L1 for the next passes.
 #pragma once
 
+#include <cmath>
+
 #include "../detail/softmax_args.hpp"
 #include "elements.hpp"
 #include "math.hpp"
@@ -24,30 +26,35 @@ inline vf where_equal(vf a, float key, vf b, vf c) {
 #endif
 }
 
-/// v = scale * x, and v - maximum for the exponential; two() and two_below() of two vectors in load_two's
-/// order.
+/// v = unit * value; below() is value - maximum, for the exponential; two() and two_below() of two vectors in
+/// load_two's order. Here value = x or -x, so that the difference is of numbers as they are: the largest
+/// gives exactly 0, however large it is.
 template <class X>
 struct unmasked_row {
   static constexpr bool any_order = true;
   X x;
-  vf scale;
+  float unit;  // |scale|
+  vf sign;     // that of the scale
+  unmasked_row(X row, float scale)
+      : x(row), unit(std::abs(scale)), sign(broadcast(scale < 0 ? -1.0f : 1.0f)) {}
   template <class Lanes>
   vf value(index i, const Lanes& lanes) const {
-    return lanes(x + i) * scale;
+    return lanes(x + i) * sign;
   }
   template <class Lanes>
   vf below(vf maximum, index i, const Lanes& lanes) const {
-    return math::product_minus(lanes(x + i), scale, maximum);
+    return math::product_minus(lanes(x + i), sign, maximum);
   }
-  two_vectors two(index i) const { return load_two(x + i) * scale; }
+  two_vectors two(index i) const { return load_two(x + i) * sign; }
   two_vectors two_below(vf maximum, index i) const {
-    return math::product_minus(load_two(x + i), scale, maximum);
+    return math::product_minus(load_two(x + i), sign, maximum);
   }
 };
 /// scale * x + mask; where the mask is -infinity x does not count, whatever it is.
 template <class X>
 struct masked_row {
   static constexpr bool any_order = false;  // the mask is f32, x may be bf16
+  static constexpr float unit = 1;
   X x;
   const float* mask;
   vf scale;
@@ -93,14 +100,14 @@ inline void softmax_row(const Row& row, Y y, index n, float* lse, bool past_cach
   const float found = row_max(row, n);
   // With nothing left the maximum is -infinity; 0 in its place makes every exp 0, or NaN where a NaN is.
   const float maximum = found == -INFINITY ? 0.0f : found;
-  const vf shift = broadcast(maximum), log2_e = broadcast(math::log2_e);
+  const vf shift = broadcast(maximum), log2_unit = broadcast(row.unit * math::log2_e);
   alignas(64) float exps[buffered_cols];  // times exp2_scale
   const bool stored = n <= buffered_cols;
   four_sums sums;
   index paired = 0;  // up to here the exps stand in the order of row.two()
   for (; paired + 4 * vf_size <= n; paired += 4 * vf_size) {
     const auto add = [&](index i, vf& first_sum, vf& second_sum) {
-      const two_vectors e = scaled_exp2(row.two_below(shift, i) * log2_e);
+      const two_vectors e = scaled_exp2(row.two_below(shift, i) * log2_unit);
       if (stored) {
         store(exps + i, e.first);
         store(exps + i + vf_size, e.second);
@@ -112,7 +119,7 @@ inline void softmax_row(const Row& row, Y y, index n, float* lse, bool past_cach
     add(paired + 2 * vf_size, sums.part[2], sums.part[3]);
   }
   for_vectors(n - paired, sums, [&](index k, const auto& lanes, vf& sum) {
-    const vf e = scaled_exp2(row.below(shift, paired + k, lanes) * log2_e);
+    const vf e = scaled_exp2(row.below(shift, paired + k, lanes) * log2_unit);
     if (stored) lanes(exps + paired + k, e);
     sum += lanes.within_row(e);
   });
@@ -134,11 +141,11 @@ inline void softmax_row(const Row& row, Y y, index n, float* lse, bool past_cach
   } else {
     write_row(
         y, n, past_caches, [&](index i, const auto& lanes) __attribute__((always_inline)) {
-          return scaled_exp2(row.below(shift, i, lanes) * log2_e) * factor;
+          return scaled_exp2(row.below(shift, i, lanes) * log2_unit) * factor;
         });
   }
   if (lse != nullptr)
-    *lse = total == 0 ? -INFINITY : maximum + first_lane(log(broadcast(total / exp2_scale)));
+    *lse = total == 0 ? -INFINITY : row.unit * maximum + first_lane(log(broadcast(total / exp2_scale)));
 }
 
 }  // namespace softmax_rows
@@ -154,12 +161,12 @@ inline void softmax(const detail::softmax_args& a) {
             const index n = a.lengths != nullptr ? a.lengths[r] : a.x.cols;
             const bool past_caches = a.streams && can_stream(out);
             float* lse = a.lse != nullptr ? a.lse + r : nullptr;
-            const vf scale = broadcast(a.scale);
             if (a.mask) {
               const float* mask = row_of<const float>(a.mask, a.mask.rows == 1 ? 0 : r);
-              softmax_row(masked_row<decltype(x.at(r, 0))>{in, mask, scale}, out, n, lse, past_caches);
+              softmax_row(masked_row<decltype(x.at(r, 0))>{in, mask, broadcast(a.scale)}, out, n, lse,
+                          past_caches);
             } else {
-              softmax_row(unmasked_row<decltype(x.at(r, 0))>{in, scale}, out, n, lse, past_caches);
+              softmax_row(unmasked_row<decltype(x.at(r, 0))>(in, a.scale), out, n, lse, past_caches);
             }
             for_vectors(a.x.cols - n,
                         [&](index i, const auto& lanes) { lanes(out + n + i, broadcast(0.0f)); });
