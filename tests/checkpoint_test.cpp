@@ -32,7 +32,9 @@ struct small_run {
   model_files files;
 
   explicit small_run(const training_options& options = small_options(), int count = 20)
-      : data(make_data(count)), s(0.1), training(s.config, s.table, *s.model, data, options) {
+      : small_run(options, make_data(count)) {}
+  small_run(const training_options& options, std::vector<feature> features)
+      : data(std::move(features)), s(0.1), training(s.config, s.table, *s.model, data, options) {
     files.config = s.config;
   }
 
@@ -88,8 +90,9 @@ TEST_CASE("a run that would not be the same is refused, by the flag that differs
   saved.training.step();
   saved.save(folder, 1);
   const std::string from = " as for " + (folder / "checkpoint-1").string() + ", found ";
-  const auto refusal = [&](const training_options& options, int count = 20) {
-    small_run other(options, count);
+  const auto refusal = [&](const training_options& options,
+                           const std::vector<feature>& data = make_data(20)) {
+    small_run other(options, data);
     const std::vector<float> before = values_of(other.s.table);
     const auto text =
         message_of<input_error>([&] { load_checkpoint(folder / "checkpoint-1", other.training); });
@@ -109,9 +112,19 @@ TEST_CASE("a run that would not be the same is refused, by the flag that differs
   options = small_options();
   options.group_by_length = true;
   CHECK(refusal(options) == "--group_by_length: expected 0" + from + "1");
-  CHECK(contains(refusal(small_options(), 19), "windows of the training data"));
-  CHECK(contains(refusal(small_options(), 19), "--max_train_samples"));
-  CHECK(contains(refusal(small_options(), 19), ": expected 20" + from + "19"));
+  CHECK(contains(refusal(small_options(), make_data(19)), "windows of the training data"));
+  CHECK(contains(refusal(small_options(), make_data(19)), "--max_train_samples"));
+  CHECK(contains(refusal(small_options(), make_data(19)), ": expected 20" + from + "19"));
+  for (const auto& alter :
+       {+[](feature& f) { f.input_ids[2] ^= 1; }, +[](feature& f) { f.token_type_ids[2] ^= 1; },
+        +[](feature& f) { f.start_position ^= 1; }, +[](feature& f) { f.end_position ^= 1; }}) {
+    std::vector<feature> data = make_data(20);
+    alter(data[13]);
+    CHECK(contains(refusal(small_options(), data), "checksum of the training data"));
+  }
+  std::vector<feature> moved = make_data(20);
+  std::swap(moved[3], moved[4]);
+  CHECK(contains(refusal(small_options(), moved), "checksum of the training data"));
   // These may change: a run may become longer, or slower.
   options = small_options();
   options.epochs = 7;
@@ -141,7 +154,7 @@ TEST_CASE("counters that cannot be are named, and so is what an older version di
     CHECK(contains(refusal(name, {}),
                    file.string() + ": " + name + ": expected a tensor that this version of bert_qa saves"));
   }
-  for (const char* name : {"data.count", "batch.size", "batch.accumulation", "loss.sum"}) {
+  for (const char* name : {"data.count", "data.checksum", "batch.size", "batch.accumulation", "loss.sum"}) {
     CHECK(contains(refusal(name, {}), "that this version of bert_qa saves with these flags, found none"));
   }
 }

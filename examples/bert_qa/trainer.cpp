@@ -34,6 +34,22 @@ void shuffle(std::int64_t n, std::uint64_t seed, std::int64_t epoch, std::uint32
   }
 }
 
+/// FNV-1a over all that a step reads of the windows.
+std::int64_t checksum(std::span<const feature> features) {
+  std::uint64_t sum = 0xcbf29ce484222325u;
+  const auto add = [&](std::int32_t number) {
+    sum = (sum ^ static_cast<std::uint32_t>(number)) * 0x100000001b3u;
+  };
+  for (const feature& f : features) {
+    add(f.size());
+    for (const std::int32_t id : f.input_ids) add(id);
+    for (const std::int32_t type : f.token_type_ids) add(type);
+    add(f.start_position);
+    add(f.end_position);
+  }
+  return static_cast<std::int64_t>(sum);
+}
+
 }  // namespace
 
 std::vector<std::int32_t> permutation(std::int64_t n, std::uint64_t seed, std::int64_t epoch) {
@@ -97,7 +113,8 @@ trainer::trainer(const bert_config& config, parameter_table& parameters, bert& m
       options_(options),
       scaler_(einkorn::precision_policy{parameters.narrow_type()}.scales_loss(), options.loss_scale),
       seed_(static_cast<std::int64_t>(options.seed)),
-      count_(static_cast<std::int64_t>(features.size())) {
+      count_(static_cast<std::int64_t>(features.size())),
+      checksum_(checksum(features)) {
   if (features.empty()) throw input_error("there is nothing to train on: the training data has no question");
   steps_per_epoch_ = ceil_div(count_, options.batch_size * options.accumulation);
   total_steps_ =
@@ -241,8 +258,9 @@ std::vector<state_entry> trainer::state() {
     entries.push_back({"adamw.v." + p.name, "F32", p.shape, std::as_writable_bytes(p.v)});
   }
   add("random.seed", "I64", seed_).given_by = "--seed";
-  add("data.count", "I64", count_).given_by =
-      "windows of the training data (its file, --max_train_samples, --max_seq_length, --doc_stride)";
+  const std::string data = "training data (its file, --max_train_samples, --max_seq_length, --doc_stride)";
+  add("data.count", "I64", count_).given_by = "windows of the " + data;
+  add("data.checksum", "I64", checksum_).given_by = "checksum of the " + data;
   add("batch.size", "I64", options_.batch_size).given_by = "--per_device_train_batch_size";
   add("batch.accumulation", "I64", options_.accumulation).given_by = "--gradient_accumulation_steps";
   add("batch.by_length", "BOOL", options_.group_by_length).given_by = "--group_by_length";

@@ -116,7 +116,7 @@ class trainer {
   einkorn::loss_scaler scaler_;
   std::int64_t epoch_ = 0, position_ = 0;  ///< position: features of this epoch that are used up
   double loss_sum_ = 0;
-  std::int64_t seed_ = 0, count_ = 0;  ///< count: features
+  std::int64_t seed_ = 0, count_ = 0, checksum_ = 0;  ///< count: features; checksum: of their contents
 
   std::vector<std::int32_t> order_;
   std::int64_t ordered_epoch_ = -1;
