@@ -54,9 +54,9 @@ class gemm_near {
   static void run(const args& t, index rows, index cols) {
     accumulator* c = t.acc;
     each_tile(
-        t, rows,
-        cols, [&](auto tile, const char* a, index, index height, int last) __attribute__((always_inline)) {
-          tile(t, a, t.b, c, last);
+        t, rows, cols,
+        [&](auto run_tile, const char* a, index, index height, int last) __attribute__((always_inline)) {
+          run_tile(t, a, t.b, c, last);
           c += height * t.acc_stride;
         });
   }
@@ -67,8 +67,8 @@ class gemm_near {
     alignas(64) accumulator sums[std::max(most<1>, 2 * most<2>) * lanes];
     t.acc_stride = cols > lanes ? Kernel::nr : lanes;
     t.accumulate = false;
-    each_tile(t, rows, cols, [&](auto tile, const char* a, index row, index height, int last) {
-      tile(t, a, t.b, sums, last);
+    each_tile(t, rows, cols, [&](auto run_tile, const char* a, index row, index height, int last) {
+      run_tile(t, a, t.b, sums, last);
       finish(row, height, static_cast<const accumulator*>(sums), t.acc_stride);
     });
   }
@@ -77,25 +77,21 @@ class gemm_near {
   static constexpr int lanes = Kernel::lanes;
   template <int Vectors>
   static constexpr int most = Vectors == 1 ? 12 : Kernel::mr;
-  using run_function = void (*)(const args&, const char*, const char*, accumulator*, int);
-
-  template <int Vectors, int... R>
-  struct table {
-    static constexpr run_function run[] = {&gemm_near_tile<typename Kernel::instruction, R, Vectors>::run...};
+  template <int Vectors>
+  struct tile {
+    template <int Rows>
+    using of = gemm_near_tile<typename Kernel::instruction, Rows, Vectors>;
   };
-  template <int Vectors, int R, int... Rest>
-  struct make_table : make_table<Vectors, R - 1, R, Rest...> {};
-  template <int Vectors, int... Rest>
-  struct make_table<Vectors, 0, Rest...> : table<Vectors, Rest...> {};
 
-  /// use(tile, a, row, height, last) for tiles of about equal height.
+  /// use(run_tile, a, row, height, last) for tiles of about equal height.
   template <int Vectors, class Use>
   [[gnu::always_inline]] static void each_tile(const args& t, unsigned rows, int last, const Use& use) {
     const char* a = t.a;
     unsigned left = rows;
     for (unsigned tiles = (rows + most<Vectors> - 1) / most<Vectors>; tiles > 0; --tiles) {
       const unsigned height = tiles == 1 ? left : (left + tiles - 1) / tiles;
-      use(make_table<Vectors, most<Vectors>>::run[height - 1], a, rows - left, height, last);
+      use(gemm_tiles<tile<Vectors>::template of, most<Vectors>>::run[height - 1], a, rows - left, height,
+          last);
       a += height * t.a_stride;
       left -= height;
     }

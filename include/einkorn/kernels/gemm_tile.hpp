@@ -6,6 +6,8 @@
 /// of 16.
 #pragma once
 
+#include <utility>
+
 #include "simd.hpp"
 
 EINKORN_BEGIN_LEVEL
@@ -208,6 +210,14 @@ struct gemm_tile {
   }
 };
 
+/// run[r - 1] is run() of Tile<r>, for 1 to Rows rows.
+template <template <int> class Tile, int Rows, class = std::make_integer_sequence<int, Rows>>
+struct gemm_tiles;
+template <template <int> class Tile, int Rows, int... R>
+struct gemm_tiles<Tile, Rows, std::integer_sequence<int, R...>> {
+  static constexpr decltype(&Tile<1>::run) run[] = {&Tile<R + 1>::run...};
+};
+
 /// A micro-kernel (see gemm_driver.hpp) from one multiply-add instruction and a number of rows.
 template <class Instruction, int Rows>
 struct gemm_vector_kernel {
@@ -220,21 +230,18 @@ struct gemm_vector_kernel {
   static constexpr bool converts = std::is_same_v<accumulator, float>, masks = Instruction::masks;
   struct session {};  // nothing to set up
 
-  using run_function = void (*)(const gemm_tile_args<accumulator>&, int);
-  template <int... R>
-  struct table {
-    static constexpr run_function run[sizeof...(R)][2] = {
-        {&gemm_tile<Instruction, R, 1>::run, &gemm_tile<Instruction, R, 2>::run}...};
-  };
-  template <int R, int... Rest>
-  struct make_table : make_table<R - 1, R, Rest...> {};
-  template <int... Rest>
-  struct make_table<0, Rest...> : table<Rest...> {};
-
   static void run(int rows, int cols, const gemm_tile_args<accumulator>& t) {
-    const bool two = cols > lanes;
-    make_table<Rows>::run[rows - 1][two](t, two ? cols - lanes : cols);
+    if (cols > lanes)
+      gemm_tiles<two, Rows>::run[rows - 1](t, cols - lanes);
+    else
+      gemm_tiles<one, Rows>::run[rows - 1](t, cols);
   }
+
+ private:
+  template <int R>
+  using one = gemm_tile<Instruction, R, 1>;
+  template <int R>
+  using two = gemm_tile<Instruction, R, 2>;
 };
 
 EINKORN_END_LEVEL
