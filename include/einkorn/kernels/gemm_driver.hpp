@@ -265,11 +265,13 @@ class gemm_driver : gemm_call<Kernel> {
           : cut.a == gemm_a::rows
               ? scratch + (row - at.pass) * cut.a_stride
               : scratch + (row - at.pass) / cut.tile_rows * gemm_a_panel_bytes(t.groups, cut.a_step);
-    // A is read few times, from memory: each tile fetches a share of its next rows.
-    const bool fetches = cut.prefetches_a && row + cut.tile_rows < tile.rows;
-    const index share = fetches ? cut.tile_rows * cut.a_stride / panels : 0;
-    t.next = fetches ? t.a + cut.tile_rows * cut.a_stride : nullptr;
-    t.next_step = fetches ? std::max<index>(1, share / t.groups) : 0;
+    // What is read few times, from memory: each tile fetches a share of the next rows of A or panels of B.
+    const bool fetches_a = cut.prefetches_a && cut.b_share == 0 && row + cut.tile_rows < tile.rows;
+    const index share = fetches_a ? cut.tile_rows * cut.a_stride / panels : cut.b_share;
+    t.next = fetches_a    ? t.a + cut.tile_rows * cut.a_stride
+             : share != 0 ? at.ready + panels * (at.panel_bytes + row / cut.tile_rows * share)
+                          : nullptr;
+    t.next_step = share != 0 ? std::max<index>(1, share / t.groups) : 0;
     const index c_size = size_of(g.c.type);
     char* const c_row = static_cast<char*>(data.c) + c_offset(tile, row, 0) * c_size;
     index count = 1;
