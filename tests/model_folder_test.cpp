@@ -157,6 +157,9 @@ TEST_CASE("a config that is not BERT's, or not possible") {
     CHECK(contains(refusal(with(key, std::uint64_t{1} << 63)), "found 9223372036854775808"));
     CHECK(contains(refusal(with(key, std::int64_t{1} << 40)), "found 1099511627776"));
   }
+  // A context has the type 1.
+  CHECK(refusal(with("type_vocab_size", 1)) ==
+        "config.json: expected type_vocab_size, a whole number from 2 to 1024, found 1");
   CHECK(contains(refusal(with("pad_token_id", 7)), "pad_token_id, a whole number from 0 to 6, found 7"));
   CHECK(contains(refusal(with("hidden_dropout_prob", 1)), "hidden_dropout_prob, a number from 0 to below 1"));
   CHECK(contains(refusal(with("attention_probs_dropout_prob", -0.1)), "found -0.1"));

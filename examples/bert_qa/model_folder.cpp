@@ -178,7 +178,7 @@ bert_config parse_bert_config(std::string_view text, const std::string& source) 
   read.whole("intermediate_size", config.intermediate_size, 1, 4 * million, true);
   read.whole("vocab_size", config.vocab_size, 1, 64 * million, true);
   read.whole("max_position_embeddings", config.max_position_embeddings, 1, 65535, true);
-  read.whole("type_vocab_size", config.type_vocab_size, 1, 1024);
+  read.whole("type_vocab_size", config.type_vocab_size, 2, 1024);  // of the question and of the context
   read.whole("pad_token_id", config.pad_token_id, 0, config.vocab_size - 1);
   const auto probability = [](double p) { return p >= 0 && p < 1; };
   read.real("layer_norm_eps", config.layer_norm_eps, "above 0 and below 1",
