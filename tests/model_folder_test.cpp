@@ -268,6 +268,42 @@ TEST_CASE("a vocabulary out of tokenizer.json, as Transformers 5 saves it") {
   CHECK(contains(with_vocab(json::array()), "found none"));
 }
 
+TEST_CASE("a tokenizer of a class that is not BERT's own is that of tokenizer.json") {
+  const scratch_folder folder, target;
+  put(folder / "config.json", base.dump());
+  put(folder / "vocab.txt", "other\n");  // Transformers does not read it
+  put(folder / "tokenizer_config.json", R"({"tokenizer_class": "TokenizersBackend", "do_lower_case": true})");
+  CHECK(message_of<input_error>([&] { read_model_files(folder.path); }) ==
+        (folder / "tokenizer.json").string() +
+            ": expected the tokenizer, as tokenizer_class in tokenizer_config.json says, found no such file");
+  const json tokenizer = {{"normalizer",
+                           {{"type", "BertNormalizer"},
+                            {"clean_text", true},
+                            {"handle_chinese_chars", true},
+                            {"lowercase", false}}},
+                          {"pre_tokenizer", {{"type", "BertPreTokenizer"}}},
+                          {"model",
+                           {{"type", "WordPiece"},
+                            {"unk_token", "[UNK]"},
+                            {"continuing_subword_prefix", "##"},
+                            {"max_input_chars_per_word", 100},
+                            {"vocab", {{"[PAD]", 0}, {"[UNK]", 1}, {"[CLS]", 2}, {"[SEP]", 3}, {"a", 4}}}}}};
+  put(folder / "tokenizer.json", tokenizer.dump());
+  const model_files read = read_model_files(folder.path);
+  CHECK_FALSE(read.tokenizer.do_lower_case);
+  CHECK(read.vocab == "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n");
+  CHECK(read.vocab_source == (folder / "tokenizer.json").string());
+
+  // What is written is read alike, by Transformers out of tokenizer.json, too.
+  write_model_files(target.path, read);
+  CHECK(read_file(target / "tokenizer.json") == tokenizer.dump());
+  const json settings = json::parse(read_file(target / "tokenizer_config.json"));
+  CHECK(settings["tokenizer_class"] == "TokenizersBackend");
+  CHECK(settings["do_lower_case"] == false);
+  CHECK(read_file(target / "vocab.txt") == read.vocab);
+  CHECK_FALSE(read_model_files(target.path).tokenizer.do_lower_case);
+}
+
 TEST_CASE("what is written says question answering, and keeps what it does not know") {
   const scratch_folder source, target;
   put(source / "config.json", with("torch_dtype", "float16").dump());

@@ -182,3 +182,91 @@ TEST_CASE("tokenizer_config.json") {
                        "t.json: tokenizer_class: expected BertTokenizer, found \"RobertaTokenizer\"",
                        input_error);
 }
+
+TEST_CASE("tokenizer.json, where the class is not BERT's own") {
+  for (const char* name : {"PreTrainedTokenizerFast", "TokenizersBackend"}) {
+    CHECK(bert_qa::parse_tokenizer_config(R"({"tokenizer_class":")" + std::string(name) + "\"}", "t.json")
+              .from_tokenizer_json);
+  }
+  for (const char* bytes :
+       {"{}", R"({"tokenizer_class":"BertTokenizer"})", R"({"tokenizer_class":"BertTokenizerFast"})"}) {
+    CHECK_FALSE(bert_qa::parse_tokenizer_config(bytes, "t.json").from_tokenizer_json);
+  }
+
+  const nlohmann::json cased = {{"normalizer",
+                                 {{"type", "BertNormalizer"},
+                                  {"clean_text", false},
+                                  {"handle_chinese_chars", false},
+                                  {"strip_accents", nullptr},
+                                  {"lowercase", false}}},
+                                {"pre_tokenizer", {{"type", "BertPreTokenizer"}}},
+                                {"model",
+                                 {{"type", "WordPiece"},
+                                  {"unk_token", "[UNK]"},
+                                  {"continuing_subword_prefix", "##"},
+                                  {"max_input_chars_per_word", 100}}}};
+  const auto read = [](const nlohmann::json& file) {
+    tokenizer_options options;
+    options.strip_accents = true;  // of tokenizer_config.json: it does not count
+    bert_qa::parse_tokenizer_json(file.dump(), "t.json", options);
+    return options;
+  };
+  const tokenizer_options options = read(cased);
+  CHECK_FALSE(options.clean_text);
+  CHECK_FALSE(options.do_lower_case);
+  CHECK_FALSE(options.tokenize_chinese_chars);
+  CHECK_FALSE(options.strip_accents);
+  nlohmann::json other = cased;
+  for (const char* key : {"clean_text", "handle_chinese_chars", "strip_accents", "lowercase"})
+    other["normalizer"][key] = true;
+  CHECK(read(other).clean_text);
+  CHECK(read(other).do_lower_case);
+  CHECK(read(other).tokenize_chinese_chars);
+  CHECK(read(other).strip_accents == true);
+
+  const auto refusal = [&](const char* part, const char* key, const nlohmann::json& value) {
+    nlohmann::json changed = cased;
+    if (*key) {
+      changed[part][key] = value;
+    } else {
+      changed[part] = value;
+    }
+    try {
+      read(changed);
+    } catch (const input_error& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  CHECK(refusal("normalizer", "", nullptr) == "t.json: normalizer: expected an object, found null");
+  CHECK(refusal("normalizer", "type", "Lowercase") ==
+        "t.json: normalizer.type: expected \"BertNormalizer\", found \"Lowercase\"");
+  CHECK(refusal("normalizer", "lowercase", 1) ==
+        "t.json: normalizer.lowercase: expected true or false, found 1");
+  CHECK(refusal("normalizer", "strip_accents", "no") ==
+        "t.json: normalizer.strip_accents: expected true or false, found \"no\"");
+  CHECK(refusal("pre_tokenizer", "type", "Whitespace") ==
+        "t.json: pre_tokenizer.type: expected \"BertPreTokenizer\", found \"Whitespace\"");
+  CHECK(refusal("model", "type", "BPE") == "t.json: model.type: expected \"WordPiece\", found \"BPE\"");
+  CHECK(refusal("model", "continuing_subword_prefix", "@@") ==
+        "t.json: model.continuing_subword_prefix: expected \"##\", found \"@@\"");
+  CHECK(refusal("model", "max_input_chars_per_word", 50) ==
+        "t.json: model.max_input_chars_per_word: expected 100, found 50");
+  CHECK(refusal("model", "unk_token", nullptr) == "t.json: model.unk_token: expected \"[UNK]\", found null");
+  for (const char* part : {"normalizer", "pre_tokenizer", "model"}) {
+    nlohmann::json less = cased;
+    less.erase(part);
+    CHECK_THROWS_WITH_AS(read(less),
+                         ("t.json: expected the key \"" + std::string(part) + "\", found none").c_str(),
+                         input_error);
+  }
+}
+
+TEST_CASE("text that is not cleaned is split at all white space, and keeps its control characters") {
+  tokenizer_options options;
+  options.clean_text = false;
+  const tokenizer words("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n##a\na\x01\n", options, "v");
+  const std::string text = "a\ta\x0b\x61\xC2\x85\x61\xE2\x80\xA8\x61 a\x01 \xEF\xBF\xBD";
+  CHECK(pieces(words, text) == "a a a a a a\x01 [UNK]");
+  CHECK(pieces(make(), "a\x01\x61") == pieces(make(), "aa"));
+}

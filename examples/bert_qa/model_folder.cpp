@@ -278,11 +278,21 @@ model_files read_model_files(const fs::path& folder) {
     files.tokenizer =
         parse_tokenizer_config(files.tokenizer_config_json, (folder / "tokenizer_config.json").string());
   }
-  if (is_file(folder / "tokenizer.json")) files.tokenizer_json = read_file(folder / "tokenizer.json");
-  if (is_file(folder / "vocab.txt") || files.tokenizer_json.empty()) {
-    files.vocab = read_file(folder / "vocab.txt", "a vocabulary, a token a line");
+  const fs::path tokenizer = folder / "tokenizer.json";
+  if (files.tokenizer.from_tokenizer_json) {
+    files.tokenizer_json =
+        read_file(tokenizer, "the tokenizer, as tokenizer_class in tokenizer_config.json says");
+    parse_tokenizer_json(files.tokenizer_json, tokenizer.string(), files.tokenizer);
+  } else if (is_file(tokenizer)) {
+    files.tokenizer_json = read_file(tokenizer);
+  }
+  const bool has_list = !files.tokenizer.from_tokenizer_json && is_file(folder / "vocab.txt");
+  if (has_list || files.tokenizer_json.empty()) {
+    files.vocab_source = (folder / "vocab.txt").string();
+    files.vocab = read_file(files.vocab_source, "a vocabulary, a token a line");
   } else {
-    files.vocab = vocab_of(files.tokenizer_json, (folder / "tokenizer.json").string());
+    files.vocab_source = tokenizer.string();
+    files.vocab = vocab_of(files.tokenizer_json, files.vocab_source);
   }
   return files;
 }

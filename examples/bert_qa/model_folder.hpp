@@ -35,7 +35,9 @@ struct bert_config {
 struct model_files {
   bert_config config;
   tokenizer_options tokenizer;  ///< BertTokenizer's defaults where there is no tokenizer_config.json
-  std::string vocab;  ///< vocab.txt, a token a line; where that is missing, the same out of tokenizer.json
+  /// vocab.txt, a token a line; the same out of tokenizer.json where that is missing or does not count.
+  std::string vocab;
+  std::string vocab_source;  ///< the file that it is from, for errors
   /// As they were read, empty where there was none: what we do not know is kept when they are written.
   std::string config_json, tokenizer_config_json, tokenizer_json;
 };

@@ -153,9 +153,9 @@ class session {
     }
     const fs::path folder = find_model(given_.model_name_or_path);
     files_ = read_model_files(folder);
-    const tokenizer words(files_.vocab, files_.tokenizer, (folder / "vocab.txt").string());
+    const tokenizer words(files_.vocab, files_.tokenizer, files_.vocab_source);
     if (words.size() > files_.config.vocab_size)
-      throw input_error((folder / "vocab.txt").string(),
+      throw input_error(files_.vocab_source,
                         "at most the " + std::to_string(files_.config.vocab_size) + " tokens of config.json",
                         std::to_string(words.size()));
     const feature_options options = checked_options();

@@ -104,12 +104,45 @@ tokenizer_options parse_tokenizer_config(std::string_view bytes, const std::stri
   text("tokenizer_class", kind);
   const std::string_view name_of_kind =
       std::string_view(kind).substr(0, kind.size() - (kind.ends_with("Fast") ? 4 : 0));
+  options.from_tokenizer_json = name_of_kind == "PreTrainedTokenizer" || name_of_kind == "TokenizersBackend";
   if (name_of_kind != "BertTokenizer" && name_of_kind != "DistilBertTokenizer" &&
-      name_of_kind != "ElectraTokenizer" && name_of_kind != "PreTrainedTokenizer" &&
-      name_of_kind != "TokenizersBackend") {
+      name_of_kind != "ElectraTokenizer" && !options.from_tokenizer_json) {
     throw input_error(root.key("tokenizer_class").text(), "BertTokenizer", quote(kind));
   }
   return options;
+}
+
+void parse_tokenizer_json(std::string_view bytes, const std::string& name, tokenizer_options& options) {
+  const nlohmann::json file = parse_json(bytes, name);
+  const json_place root{name, ""};
+  const auto part = [&](const char* key, const char* type) -> const nlohmann::json& {
+    const nlohmann::json& found = require_member(file, key, json_kind::object, root);
+    const auto& kind = require_member(found, "type", json_kind::string, root.key(key));
+    if (kind != type) throw input_error(root.key(key).key("type").text(), quote(type), describe(kind));
+    return found;
+  };
+  const nlohmann::json& normalizer = part("normalizer", "BertNormalizer");
+  const auto flag = [&](const char* key) {
+    return require_member(normalizer, key, json_kind::boolean, root.key("normalizer")).get<bool>();
+  };
+  options.clean_text = flag("clean_text");
+  options.tokenize_chinese_chars = flag("handle_chinese_chars");
+  options.do_lower_case = flag("lowercase");
+  options.strip_accents.reset();
+  if (const auto at = normalizer.find("strip_accents"); at != normalizer.end() && !at->is_null())
+    options.strip_accents = flag("strip_accents");
+  part("pre_tokenizer", "BertPreTokenizer");
+
+  const nlohmann::json& model = part("model", "WordPiece");
+  const auto same = [&](const char* key, const nlohmann::json& expected) {
+    const auto at = model.find(key);
+    if (at == model.end() || *at != expected)
+      throw input_error(root.key("model").key(key).text(), describe(expected),
+                        at == model.end() ? "none" : describe(*at));
+  };
+  same("continuing_subword_prefix", "##");
+  same("max_input_chars_per_word", max_word_length);
+  same("unk_token", options.unk_token);
 }
 
 tokenizer::tokenizer(std::string_view vocabulary, const tokenizer_options& options, const std::string& name)
@@ -230,8 +263,8 @@ void tokenizer::encode_plain(std::u32string_view text, std::int32_t first, std::
     const char32_t c = text[i];
     const auto from = first + static_cast<std::int32_t>(i);
     ascii = ascii && c < 0x80;
-    if (unicode::is_removed(c)) continue;
-    if (unicode::is_white_space(c)) {
+    if (options_.clean_text && unicode::is_removed(c)) continue;
+    if (options_.clean_text && unicode::is_white_space(c)) {
       clean.add(' ', from);
     } else if (options_.tokenize_chinese_chars && unicode::is_cjk(c)) {
       clean.add(' ', from);
@@ -256,11 +289,14 @@ void tokenizer::encode_plain(std::u32string_view text, std::int32_t first, std::
     }
   }
   const std::u32string_view all = clean.c;
+  const auto blank = [&](char32_t c) {
+    return c == ' ' || (!options_.clean_text && unicode::is_white_space(c));
+  };
   for (std::size_t at = 0; at < all.size();) {
     std::size_t end = at;
-    while (end < all.size() && all[end] != ' ' && !unicode::is_punctuation(all[end])) ++end;
+    while (end < all.size() && !blank(all[end]) && !unicode::is_punctuation(all[end])) ++end;
     if (end > at) encode_word(all.substr(at, end - at), clean.origin.data() + at, out);
-    if (end < all.size() && all[end] != ' ') encode_word(all.substr(end, 1), clean.origin.data() + end, out);
+    if (end < all.size() && !blank(all[end])) encode_word(all.substr(end, 1), clean.origin.data() + end, out);
     at = end + 1;
   }
 }

@@ -12,6 +12,10 @@ namespace bert_qa {
 /// How text is cleaned before it is looked up, and the names of the special tokens: the keys of
 /// tokenizer_config.json, with BertTokenizer's defaults.
 struct tokenizer_options {
+  /// The class is not BERT's own (PreTrainedTokenizerFast, TokenizersBackend): Transformers takes the
+  /// vocabulary and how text is cleaned from tokenizer.json, and BertTokenizer's keys do not count.
+  bool from_tokenizer_json = false;
+  bool clean_text = true;  ///< in tokenizer.json only: control characters dropped
   bool do_lower_case = true;
   std::optional<bool> strip_accents;  ///< not set (null): as do_lower_case says
   bool tokenize_chinese_chars = true;
@@ -22,6 +26,11 @@ struct tokenizer_options {
 /// Reads the options from the bytes of tokenizer_config.json; `name` is the file in error messages.
 /// Keys that are missing keep their default. Throws input_error, also for a tokenizer that is not WordPiece.
 tokenizer_options parse_tokenizer_config(std::string_view bytes, const std::string& name);
+
+/// Puts what the bytes of tokenizer.json say in the place of the options that clean text. Throws input_error
+/// for a tokenizer that is not BERT's: another normalizer, pre_tokenizer or model than BertNormalizer,
+/// BertPreTokenizer and WordPiece with "##" have.
+void parse_tokenizer_json(std::string_view bytes, const std::string& name, tokenizer_options& options);
 
 /// A WordPiece and where it came from: [begin, end) in Unicode code points of the text that was given.
 struct token {
