@@ -120,6 +120,29 @@ rm -rf "$work/out" && mkdir -p "$work/out/.checkpoint-7.partial" && touch "$work
   fail "no run after one that was killed: $(cat "$work/stdout")"
 [ ! -e "$work/out/.checkpoint-7.partial" ] && [ ! -e "$work/out/.checkpoint-7.lock" ] || fail "its remains are still there"
 checks=$((checks + 5))
+
+# Not the checkpoint that the model is read from; and none before a first step has succeeded.
+rm -rf "$work/again" && cp -r "$work/whole" "$work/again" && ln -s again/checkpoint-2 "$work/link"
+anew=(--train_file "$work/train.json" --do_train "${window[@]}" --max_steps 1 --overwrite_output_dir
+      --per_device_train_batch_size 1 --output_dir "$work/again")
+for from in again/checkpoint-2 link; do
+  refuses "--overwrite_output_dir|--model_name_or_path|again/checkpoint-2" -- --model_name_or_path "$work/$from" "${anew[@]}"
+done
+questions=$(for i in $(seq 4000); do
+  printf '{"id": "%d", "question": "Since when?", "answers": [{"text": "1999", "answer_start": 25}]}, ' "$i"; done)
+echo '{"data": [{"paragraphs": [{"context": "Anna lives in Rome since 1999.", "qas": ['"${questions%, }"']}]}]}' \
+  >"$work/long.json"
+"$program" "${model[@]}" "${anew[@]/train.json/long.json}" --gradient_accumulation_steps 4000 \
+  >"$work/stdout" 2>&1 &  # a step of seconds, which is not let end
+while kill -0 $! 2>/dev/null && ! grep -q '^training on' "$work/stdout"; do sleep 0.1; done
+sleep 0.5
+kill -9 $! && wait $! 2>/dev/null
+grep -q '^training on' "$work/stdout" || fail "no training to kill: $(cat "$work/stdout")"
+[ -e "$work/again/checkpoint-4/training_state.safetensors" ] || fail "checkpoints went before the first step"
+"$program" --model_name_or_path "$work/again" "${anew[@]}" --save_steps 1 >"$work/stdout" 2>&1 ||
+  fail "no starting anew from the model of the run before: $(cat "$work/stdout")"
+[ -e "$work/again/checkpoint-1" ] && [ ! -e "$work/again/checkpoint-4" ] || fail "not the new run's checkpoint only"
+checks=$((checks + 2))
 rm -rf "$work/damaged" && cp -r "$work/whole/checkpoint-1" "$work/damaged"
 truncate -s -8 "$work/damaged/training_state.safetensors"
 refuses "training_state.safetensors" -- "${options[@]}" --output_dir "$work/out" --resume_from_checkpoint "$work/damaged"

@@ -214,3 +214,20 @@ TEST_CASE("what is removed is whole and unfinished checkpoints, of this program 
   CHECK(fs::exists(busy.path()));
   CHECK(latest_checkpoint(folder.path) == folder / "checkpoint-2");
 }
+
+TEST_CASE("what is in a checkpoint would go with it") {
+  const scratch_folder folder;
+  small_run run;
+  run.save(folder, 2);
+  fs::create_directories(folder / "checkpoint-2" / "inside");
+  fs::create_directories(folder / "checkpoint-20" / "best");  // of another program
+  fs::create_directories(folder / ".checkpoint-4.partial");
+  fs::create_directory_symlink(folder / "checkpoint-2", folder / "link");
+  CHECK(removed_with(folder.path, folder / "checkpoint-2") == folder / "checkpoint-2");
+  CHECK(removed_with(folder / "checkpoint-2" / "..", folder / "checkpoint-2" / "").has_value());
+  CHECK(removed_with(folder.path, folder / "checkpoint-2" / "inside") == folder / "checkpoint-2");
+  CHECK(removed_with(folder.path, folder / "link") == folder / "checkpoint-2");
+  CHECK(removed_with(folder.path, folder / ".checkpoint-4.partial") == folder / ".checkpoint-4.partial");
+  for (const fs::path& stays : {folder.path, folder / "checkpoint-20", folder / "checkpoint-20" / "best"})
+    CHECK_FALSE(removed_with(folder.path, stays));
+}

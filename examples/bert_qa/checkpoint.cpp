@@ -126,6 +126,20 @@ void remove_checkpoints(const fs::path& folder) {
   for (const auto& [step, checkpoint] : checkpoints_in(folder)) fs::remove_all(checkpoint);
 }
 
+std::optional<fs::path> removed_with(const fs::path& folder, const fs::path& path) {
+  std::vector<fs::path> goes;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (unfinished(entry.path())) goes.push_back(entry.path());
+  for (const auto& [step, checkpoint] : checkpoints_in(folder)) goes.push_back(checkpoint);
+  const fs::path whole = fs::canonical(path);
+  for (const fs::path& checkpoint : goes) {
+    const fs::path above = fs::canonical(checkpoint);
+    if (std::mismatch(above.begin(), above.end(), whole.begin(), whole.end()).first == above.end())
+      return checkpoint;
+  }
+  return std::nullopt;
+}
+
 trainer_state load_checkpoint(const fs::path& checkpoint, trainer& training) {
   const fs::path weights_path = checkpoint / "model.safetensors";
   const fs::path state_path = checkpoint / training_state;

@@ -33,6 +33,10 @@ bool is_unused(const std::filesystem::path& folder);
 /// else.
 void remove_checkpoints(const std::filesystem::path& folder);
 
+/// The checkpoint that remove_checkpoints(folder) would remove `path` with, if there is one; `path` exists.
+std::optional<std::filesystem::path> removed_with(const std::filesystem::path& folder,
+                                                  const std::filesystem::path& path);
+
 /// Puts a checkpoint's weights, moments and counters in the place of the trainer's, all or none: a missing or
 /// wrong file, or options that change the rest of the run, throw input_error before anything is changed. What
 /// follows has the bits of a run that was never stopped, with the same data and options.

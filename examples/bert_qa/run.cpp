@@ -71,8 +71,9 @@ question_set read_questions(const fs::path& file, bool answers_required, std::op
                         words, options);
 }
 
-/// The folder for the results: empty, to be overwritten, or with a checkpoint to go on from.
-void check_output(flags& given) {
+/// The folder for the results: empty, to be overwritten, or with a checkpoint to go on from. `model`: the
+/// folder that the model is from, if it is from one.
+void check_output(flags& given, const fs::path& model) {
   if (given.do_train && !given.resume_from_checkpoint.empty())
     read_file(given.resume_from_checkpoint / "trainer_state.json", "a checkpoint's progress");
   if (given.output_dir.empty()) return;
@@ -85,6 +86,12 @@ void check_output(flags& given) {
       throw input_error(given.output_dir.string(),
                         "an empty folder, one with a checkpoint, or --overwrite_output_dir", "files in it");
     given.resume_from_checkpoint = *latest;
+  }
+  if (given.do_train && given.resume_from_checkpoint.empty() && !model.empty() &&
+      fs::is_directory(given.output_dir, problem)) {
+    if (const std::optional<fs::path> checkpoint = removed_with(given.output_dir, model))
+      throw input_error("--overwrite_output_dir", "a model that is not in a checkpoint which is removed",
+                        "--model_name_or_path " + model.string() + " in " + checkpoint->string());
   }
   make_writable_folder(given.output_dir);
 }
@@ -141,7 +148,7 @@ class session {
                                 words, options);
       validation_ = read_questions(set.heldout_json, "the embedded held-out set", false,
                                    given_.max_eval_samples, words, options);
-      check_output(given_);
+      check_output(given_, {});
       return;
     }
     fs::path train = given_.train_file, validation = given_.validation_file;
@@ -174,7 +181,7 @@ class session {
     }
     if (given_.do_predict)
       test_ = read_questions(given_.test_file, false, given_.max_predict_samples, words, options);
-    check_output(given_);
+    check_output(given_, folder);
   }
 
   /// As run_qa.py: windows are no longer than the model's positions.
@@ -229,8 +236,6 @@ class session {
       state_ = load_checkpoint(given_.resume_from_checkpoint, training);
       say("going on from " + given_.resume_from_checkpoint.string() + ", step " +
           std::to_string(state_.global_step) + (training.finished() ? ": nothing is left to train" : ""));
-    } else if (!given_.output_dir.empty()) {
-      remove_checkpoints(given_.output_dir);  // so that a later run does not take them for this one's
     }
     state_.max_steps = training.total_steps();
     state_.num_train_epochs = given_.num_train_epochs;
@@ -258,6 +263,10 @@ class session {
           const std::string text = memory_text(memory(), peak_memory());
           bar.print(std::string_view(text).substr(0, text.size() - 1));
           summary_["planned_memory_mib"] = total_bytes(memory()) >> 20;
+          // So that a later run does not take an earlier run's for this one's; not before it is seen that
+          // this one can train.
+          if (given_.resume_from_checkpoint.empty() && !given_.output_dir.empty())
+            remove_checkpoints(given_.output_dir);
         }
         losses.push_back(step.loss);
         seconds.push_back(step.seconds);
