@@ -304,6 +304,62 @@ TEST_CASE("a tokenizer of a class that is not BERT's own is that of tokenizer.js
   CHECK_FALSE(read_model_files(target.path).tokenizer.do_lower_case);
 }
 
+TEST_CASE("a token that Transformers would take out of the text is named") {
+  const scratch_folder folder;
+  put(folder / "config.json", base.dump());
+  put(folder / "vocab.txt", vocab + "[unused1]\n");
+  const auto refusal_of = [&](const char* name, const json& contents) {
+    put(folder / name, contents.dump());
+    const auto text = message_of<input_error>([&] { read_model_files(folder.path); });
+    fs::remove(folder / name);
+    return text;
+  };
+  const auto refused = [&](const std::string& place, const char* token) {
+    return folder.path.string() + "/" + place +
+           ": expected no token beyond unk_token, sep_token, pad_token, cls_token and mask_token, found \"" +
+           token + "\"";
+  };
+  const json sep = {{"content", "[SEP]"}, {"special", true}},
+             entity = {{"content", "[ENT]"}, {"special", true}};
+  CHECK(refusal_of("tokenizer.json", {{"added_tokens", {sep, entity}}}) ==
+        refused("tokenizer.json: added_tokens[1]", "[ENT]"));
+  CHECK(refusal_of("tokenizer_config.json", {{"added_tokens_decoder", {{"3", sep}, {"7", entity}}}}) ==
+        refused("tokenizer_config.json: added_tokens_decoder.7", "[ENT]"));
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
+    for (const char* key : {"additional_special_tokens", "extra_special_tokens"}) {
+      const std::string place = std::string(name) + ": " + key;
+      CHECK(refusal_of(name, {{key, {"[SEP]", "[unused1]"}}}) == refused(place + "[1]", "[unused1]"));
+      CHECK(refusal_of(name, {{key, {{"entity", "<e>"}}}}) == refused(place + ".entity", "<e>"));
+    }
+    CHECK(refusal_of(name, {{"bos_token", "<s>"}}) == refused(std::string(name) + ": bos_token", "<s>"));
+  }
+  CHECK(refusal_of("added_tokens.json", {{"[MASK]", 4}, {"new", 8}}) == refused("added_tokens.json", "new"));
+  CHECK(contains(refusal_of("tokenizer.json", {{"added_tokens", {3}}}),
+                 "added_tokens[0]: expected a string, found 3"));
+  CHECK(contains(refusal_of("tokenizer.json", {{"added_tokens", "x"}}), "added_tokens: expected an array"));
+
+  // The five, wherever they are named, and what has no effect.
+  const json five = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
+  put(folder / "tokenizer_config.json", json{{"additional_special_tokens", json::array()},
+                                             {"extra_special_tokens", json::object()},
+                                             {"bos_token", "[CLS]"},
+                                             {"eos_token", nullptr},
+                                             {"add_bos_token", false},
+                                             {"sep_token", sep}}
+                                            .dump());
+  CHECK(refusal_of("special_tokens_map.json", {{"additional_special_tokens", five}, {"sep_token", sep}}) ==
+        "");
+  CHECK(refusal_of("added_tokens.json", {{"[PAD]", 0}, {"[MASK]", 4}}) == "");
+  CHECK(refusal_of("tokenizer.json", {{"added_tokens", {sep}}}) == "");
+  // Transformers does not read these where tokenizer_config.json has them all.
+  put(folder / "tokenizer_config.json", json{{"added_tokens_decoder", {{"3", sep}}}}.dump());
+  CHECK(refusal_of("special_tokens_map.json", {{"additional_special_tokens", {"<e>"}}}) == "");
+  CHECK(refusal_of("added_tokens.json", {{"new", 8}}) == "");
+  // By another name it is one of the five.
+  put(folder / "tokenizer_config.json", json{{"sep_token", "[ENT]"}}.dump());
+  CHECK(refusal_of("tokenizer.json", {{"added_tokens", {entity}}}) == "");
+}
+
 TEST_CASE("what is written says question answering, and keeps what it does not know") {
   const scratch_folder source, target;
   put(source / "config.json", with("torch_dtype", "float16").dump());

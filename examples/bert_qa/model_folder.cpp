@@ -267,6 +267,67 @@ std::string vocab_of(const std::string& tokenizer_json, const std::string& sourc
   return text;
 }
 
+/// Transformers takes added tokens out of the text before it cuts that into pieces. The tokenizer here does
+/// so with five of them, and says no to another rather than cut it.
+class added_tokens {
+ public:
+  explicit added_tokens(const tokenizer_options& options)
+      : known_{options.unk_token, options.sep_token, options.pad_token, options.cls_token,
+               options.mask_token} {}
+
+  /// A string, or an object with it as its content; null is none.
+  void one(const json& token, const json_place& place) const {
+    if (token.is_null()) return;
+    const json* text = &token;
+    if (token.is_object()) text = &require_member(token, "content", json_kind::string, place);
+    require_kind(*text, json_kind::string, place);
+    const auto& name = text->get_ref<const std::string&>();
+    if (!name.empty() && std::ranges::find(known_, name) == known_.end())
+      throw input_error(place.text(),
+                        "no token beyond unk_token, sep_token, pad_token, cls_token and mask_token",
+                        quote(name));
+  }
+
+  /// A list, or an object of names and tokens, under a key that may be missing.
+  void all(const json& object, const char* key, const json_place& root) const {
+    const auto found = object.find(key);
+    if (found == object.end() || found->is_null()) return;
+    if (!found->is_object()) require_kind(*found, json_kind::array, root.key(key));
+    for (const auto& [name, token] : found->items())
+      one(token, found->is_object() ? root.key(key).key(name) : root.key(key).element(std::stoul(name)));
+  }
+
+  /// The keys of tokenizer_config.json and special_tokens_map.json.
+  void named(const json& object, const json_place& root) const {
+    for (const char* key : {"added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"})
+      all(object, key, root);
+    for (const auto& [name, token] : object.items())
+      if (name.ends_with("_token") && (token.is_string() || token.is_object())) one(token, root.key(name));
+  }
+
+ private:
+  std::vector<std::string> known_;
+};
+
+void refuse_added_tokens(const fs::path& folder, const model_files& files) {
+  const added_tokens refuse(files.tokenizer);
+  bool older = true;  // files of older versions, which are read where a newer has not said it all
+  if (const std::string name = (folder / "tokenizer_config.json").string();
+      !files.tokenizer_config_json.empty()) {
+    const json settings = parse_object(files.tokenizer_config_json, name);
+    refuse.named(settings, {name, ""});
+    older = !settings.contains("added_tokens_decoder");
+  }
+  if (const std::string name = (folder / "special_tokens_map.json").string(); older && is_file(name))
+    refuse.named(parse_object(read_file(name), name), {name, ""});
+  if (const std::string name = (folder / "added_tokens.json").string(); older && is_file(name)) {
+    const json tokens = parse_object(read_file(name), name);
+    for (const auto& [token, number] : tokens.items()) refuse.one(token, {name, ""});
+  }
+  if (const std::string name = (folder / "tokenizer.json").string(); !files.tokenizer_json.empty())
+    refuse.all(parse_object(files.tokenizer_json, name), "added_tokens", {name, ""});
+}
+
 }  // namespace
 
 model_files read_model_files(const fs::path& folder) {
@@ -294,6 +355,7 @@ model_files read_model_files(const fs::path& folder) {
     files.vocab_source = tokenizer.string();
     files.vocab = vocab_of(files.tokenizer_json, files.vocab_source);
   }
+  refuse_added_tokens(folder, files);
   return files;
 }
 
