@@ -261,11 +261,30 @@ TEST_CASE("a vocabulary out of tokenizer.json, as Transformers 5 saves it") {
   CHECK(contains(with_vocab({{"a", 0}}, "BPE"),
                  "tokenizer.json: expected model.vocab of a WordPiece tokenizer"));
   CHECK(contains(with_vocab({{"a", 0}, {"b", 0}}), "found \"b\" as 0"));
-  CHECK(contains(with_vocab({{"a", 0}, {"b", 2}}), "found \"b\" as 2"));
+  CHECK(contains(with_vocab({{"a", 0}, {"b", 7}}),
+                 "numbered from 0 to 6 (vocab_size of config.json), found \"b\" as 7"));
+  CHECK(
+      contains(with_vocab({{"a", 0}, {"b", std::uint64_t{1} << 63}}), "found \"b\" as 9223372036854775808"));
   CHECK(contains(with_vocab({{"a", 0}, {"b", -1}}), "found \"b\" as -1"));
   CHECK(contains(with_vocab({{"a", 0}, {"b\nc", 1}}), "found \"b\\x0ac\" as 1"));
   CHECK(contains(with_vocab({{"a", 0}, {"b", "1"}}), "found \"b\" as \"1\""));
   CHECK(contains(with_vocab(json::array()), "found none"));
+}
+
+TEST_CASE("numbers without a token are kept, and match nothing") {
+  const scratch_folder folder, target;
+  put(folder / "config.json", base.dump());
+  const json tokens = {{"[PAD]", 0}, {"[UNK]", 1}, {"[CLS]", 3}, {"[SEP]", 4}, {"a", 6}};
+  put(folder / "tokenizer.json", json{{"model", {{"type", "WordPiece"}, {"vocab", tokens}}}}.dump());
+  const model_files files = read_model_files(folder.path);
+  CHECK(files.vocab == "[PAD]\n[UNK]\n\n[CLS]\n[SEP]\n\na\n");
+  const tokenizer words(files.vocab, files.tokenizer, files.vocab_source);
+  CHECK(words.size() == 7);
+  CHECK(words.to_id("a") == 6);
+  CHECK(words.encode("a ").size() == 1);
+  CHECK(words.encode("a ")[0].id == 6);
+  write_model_files(target.path, files);
+  CHECK(read_model_files(target.path).vocab == files.vocab);
 }
 
 TEST_CASE("a tokenizer of a class that is not BERT's own is that of tokenizer.json") {

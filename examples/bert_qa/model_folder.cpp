@@ -244,26 +244,32 @@ fs::path find_weights(const fs::path& folder) {
 
 namespace {
 
-/// Transformers 5 saves no vocab.txt: the same tokens are in tokenizer.json, with their numbers.
-std::string vocab_of(const std::string& tokenizer_json, const std::string& source) {
+/// Transformers 5 saves no vocab.txt: the same tokens are in tokenizer.json, with their numbers. A number
+/// without a token, as that of the first of two equal lines of a vocab.txt, becomes an empty line, which no
+/// text matches.
+std::string vocab_of(const std::string& tokenizer_json, const std::string& source, std::int64_t vocab_size) {
   const json tokenizer = parse_object(tokenizer_json, source);
   const auto model = tokenizer.find("model");
-  const std::string expected = "model.vocab of a WordPiece tokenizer, numbered from 0 without gaps";
+  const std::string expected = "model.vocab of a WordPiece tokenizer, numbered from 0 to " +
+                               std::to_string(vocab_size - 1) + " (vocab_size of config.json)";
   if (model == tokenizer.end() || !model->is_object() || model->value("type", json()) != "WordPiece" ||
       !model->contains("vocab") || !(*model)["vocab"].is_object()) {
     throw input_error(source, expected, "none");
   }
   const json& vocab = (*model)["vocab"];
-  std::vector<const std::string*> tokens(vocab.size());
+  std::vector<const std::string*> tokens;
   for (auto entry = vocab.begin(); entry != vocab.end(); ++entry) {
-    const std::size_t number = entry->is_number_unsigned() ? entry->get<std::size_t>() : tokens.size();
-    if (number >= tokens.size() || tokens[number] || entry.key().find('\n') != std::string::npos) {
+    const bool in_range =
+        entry->is_number_unsigned() && entry->get<std::uint64_t>() < static_cast<std::uint64_t>(vocab_size);
+    const std::size_t number = in_range ? entry->get<std::size_t>() : 0;
+    if (in_range && number >= tokens.size()) tokens.resize(number + 1);
+    if (!in_range || tokens[number] || entry.key().find('\n') != std::string::npos) {
       throw input_error(source, expected, quote(entry.key()) + " as " + describe(*entry));
     }
     tokens[number] = &entry.key();
   }
   std::string text;
-  for (const std::string* token : tokens) (text += *token) += '\n';
+  for (const std::string* token : tokens) (text += token ? *token : "") += '\n';
   return text;
 }
 
@@ -353,7 +359,7 @@ model_files read_model_files(const fs::path& folder) {
     files.vocab = read_file(files.vocab_source, "a vocabulary, a token a line");
   } else {
     files.vocab_source = tokenizer.string();
-    files.vocab = vocab_of(files.tokenizer_json, files.vocab_source);
+    files.vocab = vocab_of(files.tokenizer_json, files.vocab_source, files.config.vocab_size);
   }
   refuse_added_tokens(folder, files);
   return files;
