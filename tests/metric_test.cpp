@@ -115,3 +115,27 @@ TEST_CASE("v1 needs answers and examples") {
   CHECK_THROWS_AS(bert_qa::score_squad({}, {}), bert_qa::input_error);
   CHECK_THROWS_AS(score_squad(one, {}), std::invalid_argument);
 }
+
+TEST_CASE("a sigma at the end of a word, as str.lower of Python has it") {
+  // Cased without being letters; before a sigma they make it a final one, behind it they do not let it be
+  // one.
+  for (const char* cased : {"ª", "º", "Ⅰ", "ⅿ", "Ⓐ", "ⓩ", "🄰", "🅩", "🆉"}) {
+    CAPTURE(cased);
+    const std::string text = cased;
+    CHECK(bert_qa::normalize_answer(text + "Σ").ends_with("ς"));
+    CHECK(bert_qa::normalize_answer("αΣ" + text).starts_with("ασ"));
+  }
+  // Looked through on both sides; what is next to them is not.
+  for (const char* ignorable :
+       {"'", ".", ":", "·", "\xCE\x87", "՟", "״", "‘", "’", "․", "‧", "︓", "﹒", "﹕", "＇", "．", "："}) {
+    CAPTURE(ignorable);
+    const std::string text = ignorable;
+    CHECK(bert_qa::normalize_answer("αΣ" + text + "α").starts_with("ασ"));
+    CHECK(bert_qa::normalize_answer("α" + text + "Σ").ends_with("ς"));
+    CHECK(bert_qa::normalize_answer(text + "Σ").ends_with("σ"));
+  }
+  for (const char* neither : {"1", "中", "〇", "-"}) {
+    CAPTURE(neither);
+    CHECK(bert_qa::normalize_answer("αΣ" + std::string(neither) + "α").starts_with("ας"));
+  }
+}

@@ -63,6 +63,18 @@ constexpr code_range not_reordered[] = {
     {0x16ff0, 0x16ff1}, {0x1e08f, 0x1e08f}, {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae}, {0x1e2ec, 0x1e2ef},
     {0x1e4ec, 0x1e4ef}};
 
+// Other_Uppercase and Other_Lowercase: ª, º, Roman numerals, letters in circles and squares.
+constexpr code_range other_cased[] = {{0xaa, 0xaa},      {0xba, 0xba},       {0x2160, 0x217f},
+                                      {0x24b6, 0x24e9},  {0x1f130, 0x1f149}, {0x1f150, 0x1f169},
+                                      {0x1f170, 0x1f189}};
+
+// Word_Break MidLetter, MidNumLet and Single_Quote: full stop, colon, apostrophe and their like.
+constexpr code_range inside_words[] = {
+    {0x27, 0x27},     {0x2e, 0x2e},     {0x3a, 0x3a},     {0xb7, 0xb7},
+    {0x387, 0x387},   {0x55f, 0x55f},   {0x5f4, 0x5f4},   {0x2018, 0x2019},
+    {0x2024, 0x2024}, {0x2027, 0x2027}, {0xfe13, 0xfe13}, {0xfe52, 0xfe52},
+    {0xfe55, 0xfe55}, {0xff07, 0xff07}, {0xff0e, 0xff0e}, {0xff1a, 0xff1a}};
+
 template <std::size_t Count>
 bool contains(const code_range (&table)[Count], char32_t c) {
   const code_range* at =
@@ -215,13 +227,13 @@ std::u32string lower(std::u32string_view text) {
   // Final sigma: after a cased letter and before none, whatever case-ignorable characters lie between.
   const auto cased = [](char32_t c) {
     const utf8proc_category_t kind = category(c);
-    return kind == UTF8PROC_CATEGORY_LU || kind == UTF8PROC_CATEGORY_LL || kind == UTF8PROC_CATEGORY_LT;
+    return kind == UTF8PROC_CATEGORY_LU || kind == UTF8PROC_CATEGORY_LL || kind == UTF8PROC_CATEGORY_LT ||
+           contains(other_cased, c);
   };
   const auto ignorable = [](char32_t c) {
-    if (c == '\'' || c == '.' || c == ':' || c == 0xb7 || c == 0x2019) return true;
     const utf8proc_category_t kind = category(c);
-    return kind == UTF8PROC_CATEGORY_MN || kind == UTF8PROC_CATEGORY_ME || kind == UTF8PROC_CATEGORY_CF ||
-           kind == UTF8PROC_CATEGORY_LM || kind == UTF8PROC_CATEGORY_SK;
+    return contains(inside_words, c) || kind == UTF8PROC_CATEGORY_MN || kind == UTF8PROC_CATEGORY_ME ||
+           kind == UTF8PROC_CATEGORY_CF || kind == UTF8PROC_CATEGORY_LM || kind == UTF8PROC_CATEGORY_SK;
   };
   std::u32string out;
   out.reserve(text.size());
