@@ -109,6 +109,7 @@ TEST_CASE("wrong shapes name the file, the place, what was expected and what was
   CHECK(message(nested(R"({"id":"a","question":"Q","is_impossible":"no"})")) ==
         "dev.json: data[0].paragraphs[0].qas[0].is_impossible: expected true or false, found \"no\"");
   CHECK(message(nested(R"({"id":"a","question":"Q"})")) == "");
+  CHECK(message(nested(R"({"id":"a","question":"Q","is_impossible":null})")) == "");
   CHECK(message(nested(R"({"id":"a","question":"Q"})"), true) ==
         "dev.json: data[0].paragraphs[0].qas[0]: expected the key \"answers\", found none");
   const auto with_answers = [](const char* answers) {

@@ -43,7 +43,7 @@ struct reader {
     e.question = require_member(entry, "question", json_kind::string, place).get<std::string>();
     e.title = std::move(title);
     e.context = context;
-    if (const auto at = entry.find("is_impossible"); at != entry.end()) {
+    if (const auto at = entry.find("is_impossible"); at != entry.end() && !at->is_null()) {
       require_kind(*at, json_kind::boolean, place.key("is_impossible"));
       e.is_impossible = at->get<bool>();
     }
