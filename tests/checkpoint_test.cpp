@@ -159,6 +159,20 @@ TEST_CASE("counters that cannot be are named, and so is what an older version di
   }
 }
 
+TEST_CASE("a checkpoint's two counts of steps are one") {
+  const scratch_folder folder;
+  small_run saved;
+  for (int step = 0; step < 3; ++step) saved.training.step();
+  saved.save(folder, 2);
+  const fs::path checkpoint = folder / "checkpoint-2";
+  small_run other;
+  const std::vector<float> before = values_of(other.s.table);
+  CHECK(message_of<input_error>([&] { load_checkpoint(checkpoint, other.training); }) ==
+        (checkpoint / "trainer_state.json").string() + ": global_step: expected 3 as in " +
+            (checkpoint / "training_state.safetensors").string() + ", found 2");
+  CHECK(values_of(other.s.table) == before);
+}
+
 TEST_CASE("the latest are kept; those of later steps are from an earlier run") {
   const scratch_folder folder;
   small_run run;

@@ -160,6 +160,12 @@ trainer_state load_checkpoint(const fs::path& checkpoint, trainer& training) {
     found.push_back(checked(entry, (weight ? weights : saved).find(name),
                             (weight ? weights_path : state_path).string() + ": " + name, checkpoint));
   }
+  // Written together: a file of another checkpoint has been put in the place of one.
+  const auto steps = std::ranges::find(entries, "random.step", &state_entry::name) - entries.begin();
+  const std::string counted = number_in(found[static_cast<std::size_t>(steps)]);
+  if (counted != std::to_string(state.global_step))
+    throw input_error(progress_path.string() + ": global_step", counted + " as in " + state_path.string(),
+                      std::to_string(state.global_step));
   for (std::size_t i = 0; i < entries.size(); ++i)
     std::memcpy(entries[i].bytes.data(), found[i].data(), found[i].size());
   training.state_restored();
