@@ -240,6 +240,9 @@ TEST_CASE("what a folder must have is named, with the way to get it") {
 
   const auto weights = [&] { return message_of<input_error>([&] { find_weights(folder.path); }); };
   CHECK(weights() == at + "/model.safetensors: expected the weights, found no such file");
+  fs::create_directory(folder / "model.safetensors");
+  CHECK(weights() == at + "/model.safetensors: expected the weights, found a folder");
+  fs::remove(folder / "model.safetensors");
   put(folder / "pytorch_model.bin", "x");
   CHECK(contains(weights(), "found only pytorch_model.bin; in Python: "));
   // AutoModel would leave the head behind, and the same folder would lose its config.json.

@@ -231,7 +231,7 @@ fs::path find_model(const std::string& name_or_path) {
 fs::path find_weights(const fs::path& folder) {
   const fs::path weights = folder / "model.safetensors";
   if (is_file(weights)) return weights;
-  std::string found = "no such file";
+  std::string found = is_folder(weights) ? "a folder" : "no such file";
   for (const char* other :
        {"pytorch_model.bin", "model.safetensors.index.json", "tf_model.h5", "flax_model.msgpack"}) {
     if (is_file(folder / other)) {
