@@ -198,6 +198,12 @@ damaged; printf '\xff\xff\xff\xff\xff\xff\xff\x7f' | dd of="$work/bad/model.safe
 refuses "model.safetensors" -- "${bad[@]}" "${common[@]}"
 damaged; echo extra >>"$work/bad/vocab.txt"
 refuses "vocab.txt|tokens of config.json" -- "${bad[@]}" "${common[@]}"
+damaged; sed -i 's/"model_max_length": *[0-9]*/"model_max_length": 48/' "$work/bad/tokenizer_config.json"
+rm -rf "$work/out"
+"$program" "${bad[@]}" "${common[@]}" --max_steps 1 >"$work/stdout" 2>&1 || fail "no run with 48 tokens: $(cat "$work/stdout")"
+grep -q '^--max_seq_length: 64 is more than model_max_length in tokenizer_config.json; 48 are used' "$work/stdout" ||
+  fail "model_max_length is no limit"
+checks=$((checks + 1))
 
 # Flags
 refuses "--doc_stride|64" -- "${model[@]}" --train_file "$work/train.json" --do_train --max_seq_length 64 \

@@ -179,6 +179,16 @@ TEST_CASE("tokenizer_config.json") {
                        "t.json: do_lower_case: expected true or false, found 1", input_error);
   CHECK_THROWS_WITH_AS(read("[]"), "t.json: expected an object, found an array", input_error);
   CHECK_THROWS_WITH_AS(read(R"({"tokenizer_class":"RobertaTokenizer"})"),
+  CHECK_FALSE(read("{}").max_length);
+  CHECK_FALSE(read(R"({"model_max_length":null})").max_length);
+  CHECK_FALSE(read(R"({"model_max_length":1000000000000000019884624838656})").max_length);
+  CHECK_FALSE(read(R"({"model_max_length":1e30})").max_length);
+  CHECK(read(R"({"model_max_length":384})").max_length == 384);
+  CHECK(read(R"({"model_max_length":512.0})").max_length == 512);
+  CHECK_THROWS_WITH_AS(read(R"({"model_max_length":0})"),
+                       "t.json: model_max_length: expected a number from 1, found 0", input_error);
+  CHECK_THROWS_WITH_AS(read(R"({"model_max_length":"384"})"),
+                       "t.json: model_max_length: expected a number, found \"384\"", input_error);
                        "t.json: tokenizer_class: expected BertTokenizer, found \"RobertaTokenizer\"",
                        input_error);
 }

@@ -184,14 +184,17 @@ class session {
     check_output(given_, folder);
   }
 
-  /// As run_qa.py: windows are no longer than the model's positions.
+  /// Windows are no longer than the model's positions, and, as run_qa.py has it, than the tokenizer allows.
   feature_options checked_options() {
-    if (given_.max_seq_length > files_.config.max_position_embeddings) {
-      say("--max_seq_length: " + std::to_string(given_.max_seq_length) +
-          " is more than the model has positions; " + std::to_string(files_.config.max_position_embeddings) +
-          " are used");
-      given_.max_seq_length = files_.config.max_position_embeddings;
-    }
+    const auto limit = [&](std::int64_t most, const char* what) {
+      if (given_.max_seq_length <= most) return;
+      say("--max_seq_length: " + std::to_string(given_.max_seq_length) + " is more than " + what + "; " +
+          std::to_string(most) + " are used");
+      given_.max_seq_length = most;
+    };
+    limit(files_.config.max_position_embeddings, "the model has positions");
+    if (files_.tokenizer.max_length)
+      limit(*files_.tokenizer.max_length, "model_max_length in tokenizer_config.json");
     const feature_options options{static_cast<std::int32_t>(given_.max_seq_length),
                                   static_cast<std::int32_t>(given_.doc_stride)};
     check_feature_options(options);

@@ -101,6 +101,12 @@ tokenizer_options parse_tokenizer_config(std::string_view bytes, const std::stri
   text("cls_token", options.cls_token);
   text("mask_token", options.mask_token);
   std::string kind = "BertTokenizer";
+  if (const nlohmann::json* most = find("model_max_length")) {
+    const json_place place = root.key("model_max_length");
+    require_kind(*most, json_kind::number, place);
+    if (!(most->get<double>() >= 1)) throw input_error(place.text(), "a number from 1", describe(*most));
+    if (most->get<double>() <= INT32_MAX) options.max_length = static_cast<std::int64_t>(most->get<double>());
+  }
   text("tokenizer_class", kind);
   const std::string_view name_of_kind =
       std::string_view(kind).substr(0, kind.size() - (kind.ends_with("Fast") ? 4 : 0));

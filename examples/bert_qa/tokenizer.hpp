@@ -19,6 +19,8 @@ struct tokenizer_options {
   bool do_lower_case = true;
   std::optional<bool> strip_accents;  ///< not set (null): as do_lower_case says
   bool tokenize_chinese_chars = true;
+  /// model_max_length, where it is one: Transformers writes 1e30 for none.
+  std::optional<std::int64_t> max_length;
   std::string unk_token = "[UNK]", sep_token = "[SEP]", pad_token = "[PAD]", cls_token = "[CLS]",
               mask_token = "[MASK]";
 };
