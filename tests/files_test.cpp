@@ -69,6 +69,24 @@ TEST_CASE("a file is read whole, by copy and by map") {
   }
 }
 
+TEST_CASE("what is read whole has a limit") {
+  const scratch_folder folder;
+  const auto refusal = [](const fs::path& path) {
+    return message_of<input_error>([&] { read_file(path, "a vocabulary", std::size_t{1} << 20); });
+  };
+  std::ofstream(folder / "holes") << "x";
+  fs::resize_file(folder / "holes", std::size_t{1} << 20);
+  CHECK(refusal(folder / "holes") == "");
+  fs::resize_file(folder / "holes", std::uintmax_t{1} << 33);
+  CHECK(refusal(folder / "holes") ==
+        (folder / "holes").string() + ": expected a vocabulary, at most 1 MiB, found more");
+  CHECK(refusal("/dev/zero") == "/dev/zero: expected a vocabulary, at most 1 MiB, found more");
+  // 8 GiB are more than any call lets in.
+  CHECK(contains(message_of<input_error>([&] { read_file(folder / "holes"); }),
+                 "at most 2048 MiB, found more"));
+  CHECK(mapped_file(folder / "holes").bytes().size() == std::size_t{1} << 33);
+}
+
 TEST_CASE("a pipe is read to its end") {
   const scratch_folder folder;
   const std::string pipe = folder / "pipe", content(200'000, 'x');

@@ -146,6 +146,8 @@ TEST_CASE("a bad vocabulary is named") {
         "folder/vocab.txt: expected a vocabulary with [SEP], found 3 tokens without it");
   CHECK(message("[PAD]\n\xff\n[UNK]\n") ==
         "folder/vocab.txt line 2: expected UTF-8, found bytes that are not");
+  CHECK(message("[PAD]\n" + std::string(5000, '\0')) ==
+        "folder/vocab.txt line 2: expected a token of at most 4096 bytes, found 5000");
 }
 
 TEST_CASE("special tokens by other names") {
@@ -177,8 +179,6 @@ TEST_CASE("tokenizer_config.json") {
   CHECK(read(R"({"strip_accents":false})").strip_accents == false);
   CHECK_THROWS_WITH_AS(read(R"({"do_lower_case":1})"),
                        "t.json: do_lower_case: expected true or false, found 1", input_error);
-  CHECK_THROWS_WITH_AS(read("[]"), "t.json: expected an object, found an array", input_error);
-  CHECK_THROWS_WITH_AS(read(R"({"tokenizer_class":"RobertaTokenizer"})"),
   CHECK_FALSE(read("{}").max_length);
   CHECK_FALSE(read(R"({"model_max_length":null})").max_length);
   CHECK_FALSE(read(R"({"model_max_length":1000000000000000019884624838656})").max_length);
@@ -189,6 +189,8 @@ TEST_CASE("tokenizer_config.json") {
                        "t.json: model_max_length: expected a number from 1, found 0", input_error);
   CHECK_THROWS_WITH_AS(read(R"({"model_max_length":"384"})"),
                        "t.json: model_max_length: expected a number, found \"384\"", input_error);
+  CHECK_THROWS_WITH_AS(read("[]"), "t.json: expected an object, found an array", input_error);
+  CHECK_THROWS_WITH_AS(read(R"({"tokenizer_class":"RobertaTokenizer"})"),
                        "t.json: tokenizer_class: expected BertTokenizer, found \"RobertaTokenizer\"",
                        input_error);
 }

@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <limits>
 #include <system_error>
 #include <utility>
 
@@ -56,7 +57,14 @@ struct stat open_for_reading(const fs::path& path, std::string_view what, int& n
   return status;
 }
 
-std::string read_all(int number, const fs::path& path, std::string_view what, std::size_t size_hint) {
+std::string read_all(int number, const fs::path& path, std::string_view what, std::size_t size_hint,
+                     std::size_t most) {
+  const auto check = [&](std::size_t size) {
+    if (size > most)
+      throw input_error(path.string(), std::string(what) + ", at most " + std::to_string(most >> 20) + " MiB",
+                        "more");
+  };
+  check(size_hint);
   std::string contents;
   std::size_t used = 0;
   // One byte more than the hint: the read that meets the end of a regular file needs no second allocation.
@@ -67,7 +75,8 @@ std::string read_all(int number, const fs::path& path, std::string_view what, st
     if (count < 0) throw input_error(path.string(), std::string(what), reason(errno));
     if (count == 0) break;
     used += static_cast<std::size_t>(count);
-    if (used == contents.size()) contents.resize(2 * contents.size());
+    check(used);
+    if (used == contents.size()) contents.resize(used < most / 2 ? 2 * used : most + 1);
   }
   contents.resize(used);
   return contents;
@@ -135,12 +144,12 @@ int open_locked(const fs::path& path) {
 
 }  // namespace
 
-std::string read_file(const fs::path& path, std::string_view what) {
+std::string read_file(const fs::path& path, std::string_view what, std::size_t most) {
   int number = -1;
   const auto status = open_for_reading(path, what, number);
   const descriptor closes(number);
   return read_all(number, path, what,
-                  S_ISREG(status.st_mode) ? static_cast<std::size_t>(status.st_size) : 65536);
+                  S_ISREG(status.st_mode) ? static_cast<std::size_t>(status.st_size) : 65536, most);
 }
 
 mapped_file::mapped_file(const fs::path& path, std::string_view what) {
@@ -155,7 +164,7 @@ mapped_file::mapped_file(const fs::path& path, std::string_view what) {
       return;
     }
   }
-  contents_ = read_all(number, path, what, 65536);
+  contents_ = read_all(number, path, what, 65536, std::numeric_limits<std::size_t>::max());
 }
 
 mapped_file::~mapped_file() {

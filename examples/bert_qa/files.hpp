@@ -8,9 +8,14 @@
 
 namespace bert_qa {
 
-/// Throws input_error unless `path` can be read as a file. `what` says what it should have been ("a
-/// vocabulary").
-std::string read_file(const std::filesystem::path& path, std::string_view what = "a file");
+/// What is read whole is no longer than this: something endless, or a file that is all holes, would take the
+/// memory.
+inline constexpr std::size_t most_bytes = std::size_t{1} << 31;
+
+/// Throws input_error unless `path` can be read as a file of at most `most` bytes. `what` says what it should
+/// have been ("a vocabulary").
+std::string read_file(const std::filesystem::path& path, std::string_view what = "a file",
+                      std::size_t most = most_bytes);
 
 /// A file's bytes, read-only. Regular files are mapped, so that weights are not held twice; pipes are read.
 class mapped_file {

@@ -82,6 +82,13 @@ class fields {
   const std::string& source_;
 };
 
+/// Of the texts in a model's folder: a hundred times BERT's tokenizer.json.
+constexpr std::size_t most_text = std::size_t{64} << 20;
+
+std::string read_text(const fs::path& path, std::string_view what = "a file") {
+  return read_file(path, what, most_text);
+}
+
 std::string environment(const char* name) {
   const char* value = std::getenv(name);
   return value ? value : "";
@@ -125,7 +132,7 @@ bool is_file(const fs::path& path) {
 
 fs::path snapshot_of(const fs::path& repository, const std::string& name) {
   if (const fs::path main = repository / "refs" / "main"; is_file(main)) {
-    std::string revision = read_file(main, "the name of a revision");
+    std::string revision = read_text(main, "the name of a revision");
     while (!revision.empty() && std::isspace(static_cast<unsigned char>(revision.back())))
       revision.pop_back();
     const fs::path snapshot = repository / "snapshots" / revision;
@@ -325,9 +332,9 @@ void refuse_added_tokens(const fs::path& folder, const model_files& files) {
     older = !settings.contains("added_tokens_decoder");
   }
   if (const std::string name = (folder / "special_tokens_map.json").string(); older && is_file(name))
-    refuse.named(parse_object(read_file(name), name), {name, ""});
+    refuse.named(parse_object(read_text(name), name), {name, ""});
   if (const std::string name = (folder / "added_tokens.json").string(); older && is_file(name)) {
-    const json tokens = parse_object(read_file(name), name);
+    const json tokens = parse_object(read_text(name), name);
     for (const auto& [token, number] : tokens.items()) refuse.one(token, {name, ""});
   }
   if (const std::string name = (folder / "tokenizer.json").string(); !files.tokenizer_json.empty())
@@ -338,25 +345,25 @@ void refuse_added_tokens(const fs::path& folder, const model_files& files) {
 
 model_files read_model_files(const fs::path& folder) {
   model_files files;
-  files.config_json = read_file(folder / "config.json", "the configuration of a BERT model");
+  files.config_json = read_text(folder / "config.json", "the configuration of a BERT model");
   files.config = parse_bert_config(files.config_json, (folder / "config.json").string());
   if (is_file(folder / "tokenizer_config.json")) {
-    files.tokenizer_config_json = read_file(folder / "tokenizer_config.json");
+    files.tokenizer_config_json = read_text(folder / "tokenizer_config.json");
     files.tokenizer =
         parse_tokenizer_config(files.tokenizer_config_json, (folder / "tokenizer_config.json").string());
   }
   const fs::path tokenizer = folder / "tokenizer.json";
   if (files.tokenizer.from_tokenizer_json) {
     files.tokenizer_json =
-        read_file(tokenizer, "the tokenizer, as tokenizer_class in tokenizer_config.json says");
+        read_text(tokenizer, "the tokenizer, as tokenizer_class in tokenizer_config.json says");
     parse_tokenizer_json(files.tokenizer_json, tokenizer.string(), files.tokenizer);
   } else if (is_file(tokenizer)) {
-    files.tokenizer_json = read_file(tokenizer);
+    files.tokenizer_json = read_text(tokenizer);
   }
   const bool has_list = !files.tokenizer.from_tokenizer_json && is_file(folder / "vocab.txt");
   if (has_list || files.tokenizer_json.empty()) {
     files.vocab_source = (folder / "vocab.txt").string();
-    files.vocab = read_file(files.vocab_source, "a vocabulary, a token a line");
+    files.vocab = read_text(files.vocab_source, "a vocabulary, a token a line");
   } else {
     files.vocab_source = tokenizer.string();
     files.vocab = vocab_of(files.tokenizer_json, files.vocab_source, files.config.vocab_size);

@@ -12,6 +12,7 @@ namespace bert_qa {
 namespace {
 
 constexpr std::size_t max_word_length = 100;
+constexpr std::size_t max_line = 4096;  // bytes; a longer one is of another file than a vocabulary
 
 std::size_t slot_of(std::uint64_t key, std::size_t mask) {
   return static_cast<std::size_t>((key * 0x9e3779b97f4a7c15u) >> 32) & mask;
@@ -100,13 +101,13 @@ tokenizer_options parse_tokenizer_config(std::string_view bytes, const std::stri
   text("pad_token", options.pad_token);
   text("cls_token", options.cls_token);
   text("mask_token", options.mask_token);
-  std::string kind = "BertTokenizer";
   if (const nlohmann::json* most = find("model_max_length")) {
     const json_place place = root.key("model_max_length");
     require_kind(*most, json_kind::number, place);
     if (!(most->get<double>() >= 1)) throw input_error(place.text(), "a number from 1", describe(*most));
     if (most->get<double>() <= INT32_MAX) options.max_length = static_cast<std::int64_t>(most->get<double>());
   }
+  std::string kind = "BertTokenizer";
   text("tokenizer_class", kind);
   const std::string_view name_of_kind =
       std::string_view(kind).substr(0, kind.size() - (kind.ends_with("Fast") ? 4 : 0));
@@ -159,6 +160,10 @@ tokenizer::tokenizer(std::string_view vocabulary, const tokenizer_options& optio
     at = end + 1;
     if (line.ends_with('\r')) line.remove_suffix(1);
     const auto id = static_cast<std::int32_t>(tokens_.size());
+    if (line.size() > max_line)
+      throw input_error(name + " line " + std::to_string(id + 1),
+                        "a token of at most " + std::to_string(max_line) + " bytes",
+                        std::to_string(line.size()));
     if (!unicode::is_valid(line)) {
       throw input_error(name + " line " + std::to_string(id + 1), "UTF-8", "bytes that are not");
     }
