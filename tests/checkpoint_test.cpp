@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 #include <signal.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,6 +19,17 @@
 #include "safetensors.hpp"
 #include "scratch_folder.hpp"
 #include "small_bert.hpp"
+
+namespace {
+int deaths_at = 0;  // the number of the removal after which the process is killed; 0: none
+}
+
+// In the place of libc's, which std::filesystem removes with.
+extern "C" int unlinkat(int folder, const char* name, int flags) noexcept {
+  const auto result = static_cast<int>(::syscall(SYS_unlinkat, folder, name, flags));
+  if (deaths_at > 0 && --deaths_at == 0) ::raise(SIGKILL);
+  return result;
+}
 
 namespace {
 
@@ -49,6 +61,19 @@ std::set<std::string> names_in(const fs::path& folder) {
   std::set<std::string> names;
   for (const auto& entry : fs::directory_iterator(folder)) names.insert(entry.path().filename().string());
   return names;
+}
+
+/// Whether a child that does this was killed.
+template <class Action>
+bool killed_in(const Action& action) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    action();
+    ::_exit(0);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
 }
 
 /// Writes one counter of a checkpoint anew; without a value it is left out.
@@ -182,6 +207,62 @@ TEST_CASE("the latest are kept; those of later steps are from an earlier run") {
   CHECK(names_in(folder.path) == std::set<std::string>{"checkpoint-5", "checkpoint-6", "checkpoint-7"});
   run.save(folder, 8, 1);
   CHECK(names_in(folder.path) == std::set<std::string>{"checkpoint-8"});
+  // Without a limit, too: else the next run would go on from them.
+  for (const std::int64_t step : {300, 400}) run.save(folder, step);
+  run.save(folder, 150);
+  CHECK(names_in(folder.path) == std::set<std::string>{"checkpoint-8", "checkpoint-150"});
+  CHECK(latest_checkpoint(folder.path) == folder / "checkpoint-150");
+  // Where nothing is saved any more, the limit holds all the same, and no later one is touched.
+  run.save(folder, 200);
+  tidy_checkpoints(folder.path, 150, 2);
+  CHECK(names_in(folder.path) == std::set<std::string>{"checkpoint-8", "checkpoint-150", "checkpoint-200"});
+  tidy_checkpoints(folder.path, 150, 1);
+  CHECK(names_in(folder.path) == std::set<std::string>{"checkpoint-150", "checkpoint-200"});
+}
+
+TEST_CASE("killed while a checkpoint is removed: it is whole or gone, and the next run clears what is left") {
+  const scratch_folder folder;
+  small_run run;
+  for (int death = 1; death < 6; ++death) {
+    INFO(death);
+    run.save(folder, 1);
+    run.save(folder, 2);
+    const std::set<std::string> whole = names_in(folder / "checkpoint-2");
+    // An older one goes by the limit, a later one because it is of an earlier run, all when one starts anew.
+    const auto kill = [&](const auto& action) {
+      CHECK(killed_in([&] {
+        deaths_at = death;
+        action();
+      }));
+      for (const std::string& name : names_in(folder.path))
+        if (!name.starts_with('.')) CHECK(names_in(folder / name) == whole);
+    };
+    kill([&] { tidy_checkpoints(folder.path, 2, 1); });
+    CHECK(latest_checkpoint(folder.path) == folder / "checkpoint-2");
+    CHECK(fs::exists(folder / ".checkpoint-1.partial"));
+    tidy_checkpoints(folder.path, 2, {});
+    CHECK(names_in(folder.path) == std::set<std::string>{"checkpoint-2"});
+
+    kill([&] { run.save(folder, 1); });
+    CHECK(latest_checkpoint(folder.path) == folder / "checkpoint-1");
+    run.save(folder, 1);
+    CHECK(names_in(folder.path) == std::set<std::string>{"checkpoint-1"});
+
+    kill([&] { remove_checkpoints(folder.path); });
+    CHECK(is_unused(folder.path));
+    remove_checkpoints(folder.path);
+    CHECK(names_in(folder.path).empty());
+  }
+}
+
+TEST_CASE("what a process writes that is alive is not cleared away") {
+  const scratch_folder folder;
+  small_run run;
+  const atomic_folder busy(folder / "checkpoint-4");
+  fs::create_directory(folder / ".checkpoint-3.partial");
+  run.save(folder, 2, 1);
+  CHECK(names_in(folder.path) ==
+        std::set<std::string>{".checkpoint-4.lock", ".checkpoint-4.partial", "checkpoint-2"});
 }
 
 TEST_CASE("what is removed is whole and unfinished checkpoints, of this program only") {

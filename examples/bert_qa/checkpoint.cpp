@@ -50,8 +50,23 @@ std::optional<fs::path> unfinished(const fs::path& left) {
   return left.parent_path() / name.substr(1);
 }
 
-/// A number of up to 8 bytes, as whole numbers are written.
-std::string number_in(std::span<const std::byte> bytes) {
+/// The folders that something of the kind is left of.
+std::set<fs::path> unfinished_in(const fs::path& folder) {
+  std::set<fs::path> left;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (const auto checkpoint = unfinished(entry.path())) left.insert(*checkpoint);
+  return left;
+}
+
+/// In one step: a run that is killed meanwhile leaves no checkpoint that is not whole.
+void remove_checkpoint(const fs::path& checkpoint) { atomic_folder(checkpoint).remove(); }
+
+/// What is compared, for a person: U8 is text, anything else a whole number of up to 8 bytes.
+std::string shown(const std::string& dtype, std::span<const std::byte> bytes) {
+  if (dtype == "U8") {
+    const std::string text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    return text.substr(0, text.find_last_not_of(' ') + 1);
+  }
   std::uint64_t number = 0;
   std::memcpy(&number, bytes.data(), bytes.size());
   return std::to_string(number);
@@ -67,8 +82,8 @@ std::span<const std::byte> checked(const state_entry& entry, const tensor_view* 
                       saved->dtype + " with another shape");
   if (!entry.given_by.empty()) {
     if (!std::ranges::equal(saved->bytes, entry.bytes))
-      throw input_error(entry.given_by, number_in(saved->bytes) + " as for " + checkpoint.string(),
-                        number_in(entry.bytes));
+      throw input_error(entry.given_by, shown(entry.dtype, saved->bytes) + " as for " + checkpoint.string(),
+                        shown(entry.dtype, entry.bytes));
   } else if (entry.dtype == "I64") {
     std::int64_t counter = 0;
     std::memcpy(&counter, saved->bytes.data(), sizeof counter);
@@ -98,11 +113,19 @@ void save_checkpoint(const fs::path& folder, const model_files& files, const par
   save_json(checkpoint.path() / "trainer_state.json", to_json(state));
   checkpoint.commit();
 
+  // The latest first: a kill must not leave one that the next run would go on from.
+  const auto all = checkpoints_in(folder);
+  for (auto last = all.rbegin(); last != all.rend() && last->first > state.global_step; ++last)
+    remove_checkpoint(last->second);
+  tidy_checkpoints(folder, state.global_step, keep);
+}
+
+void tidy_checkpoints(const fs::path& folder, std::int64_t step, std::optional<std::int64_t> keep) {
+  for (const fs::path& checkpoint : unfinished_in(folder)) remove_unfinished(checkpoint);
   if (!keep) return;
-  auto all = checkpoints_in(folder);
-  const auto later = std::ranges::upper_bound(all, state.global_step, {}, &checkpoint_folder::first);
-  std::ranges::rotate(all, later);  // this one is the last now
-  for (auto oldest = all.begin(); all.end() - oldest > *keep; ++oldest) fs::remove_all(oldest->second);
+  auto own = checkpoints_in(folder);
+  own.erase(std::ranges::upper_bound(own, step, {}, &checkpoint_folder::first), own.end());
+  for (auto oldest = own.begin(); own.end() - oldest > *keep; ++oldest) remove_checkpoint(oldest->second);
 }
 
 std::optional<fs::path> latest_checkpoint(const fs::path& folder) {
@@ -118,12 +141,9 @@ bool is_unused(const fs::path& folder) {
 }
 
 void remove_checkpoints(const fs::path& folder) {
-  std::set<fs::path> left;
-  for (const auto& entry : fs::directory_iterator(folder))
-    if (const auto checkpoint = unfinished(entry.path())) left.insert(*checkpoint);
   // Its next writer takes away what was left, and its own if it does not commit; or says that one is at work.
-  for (const fs::path& checkpoint : left) atomic_folder abandoned(checkpoint);
-  for (const auto& [step, checkpoint] : checkpoints_in(folder)) fs::remove_all(checkpoint);
+  for (const fs::path& checkpoint : unfinished_in(folder)) atomic_folder abandoned(checkpoint);
+  for (const auto& [step, checkpoint] : checkpoints_in(folder)) remove_checkpoint(checkpoint);
 }
 
 std::optional<fs::path> removed_with(const fs::path& folder, const fs::path& path) {
@@ -162,7 +182,7 @@ trainer_state load_checkpoint(const fs::path& checkpoint, trainer& training) {
   }
   // Written together: a file of another checkpoint has been put in the place of one.
   const auto steps = std::ranges::find(entries, "random.step", &state_entry::name) - entries.begin();
-  const std::string counted = number_in(found[static_cast<std::size_t>(steps)]);
+  const std::string counted = shown("I64", found[static_cast<std::size_t>(steps)]);
   if (counted != std::to_string(state.global_step))
     throw input_error(progress_path.string() + ": global_step", counted + " as in " + state_path.string(),
                       std::to_string(state.global_step));

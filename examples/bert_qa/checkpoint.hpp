@@ -16,11 +16,16 @@ void save_model(const std::filesystem::path& folder, const model_files& files,
                 const parameter_table& parameters);
 
 /// FOLDER/checkpoint-STEP: the model, training_state.safetensors (moments and counters, under the names of
-/// trainer::state) and trainer_state.json. It appears whole or not at all. Beyond `keep` the oldest go; those
-/// of later steps, which an earlier run must have left, are the oldest.
+/// trainer::state) and trainer_state.json. It appears whole or not at all. Then checkpoints of later steps
+/// go, which an earlier run must have left, and what tidy_checkpoints removes.
 void save_checkpoint(const std::filesystem::path& folder, const model_files& files,
                      const parameter_table& parameters, trainer& training, const trainer_state& state,
                      std::optional<std::int64_t> keep);
+
+/// Removes what killed runs left of checkpoints in a folder that exists, and of those up to `step` the oldest
+/// beyond `keep`.
+void tidy_checkpoints(const std::filesystem::path& folder, std::int64_t step,
+                      std::optional<std::int64_t> keep);
 
 /// The latest checkpoint in a folder that exists, if it has one.
 std::optional<std::filesystem::path> latest_checkpoint(const std::filesystem::path& folder);

@@ -268,6 +268,23 @@ void atomic_folder::commit() {
   sync_folder(folder_of(final_));
 }
 
+void atomic_folder::remove() {
+  std::error_code ignored;
+  fs::remove_all(partial_, ignored);
+  if (::rename(final_.c_str(), partial_.c_str()) != 0) cannot_write(final_, errno);
+  sync_folder(folder_of(final_));
+}
+
+bool remove_unfinished(const fs::path& path) {
+  const fs::path folder = without_trailing_slash(path), lock = sibling(folder, ".lock");
+  const descriptor locked(open_locked(lock));
+  if (locked < 0) return false;
+  std::error_code ignored;
+  fs::remove_all(sibling(folder, ".partial"), ignored);
+  ::unlink(lock.c_str());  // before the lock goes
+  return true;
+}
+
 void make_writable_folder(const fs::path& path) {
   std::error_code error;
   fs::create_directories(path, error);

@@ -69,11 +69,17 @@ class atomic_folder {
 
   const std::filesystem::path& path() const { return partial_; }  ///< where to write
   void commit();
+  /// Instead of commit(): the old folder goes, in one step. What is left of it when the process is killed
+  /// then is a `.partial`.
+  void remove();
 
  private:
   std::filesystem::path final_, partial_;
   int lock_ = -1;
 };
+
+/// Removes what killed writers of this folder left beside it; false where one is at work.
+bool remove_unfinished(const std::filesystem::path& path);
 
 /// Makes the folder and those above it, and throws input_error now, not after hours of training, where a file
 /// could not be written into it.

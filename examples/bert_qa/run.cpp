@@ -239,6 +239,7 @@ class session {
       state_ = load_checkpoint(given_.resume_from_checkpoint, training);
       say("going on from " + given_.resume_from_checkpoint.string() + ", step " +
           std::to_string(state_.global_step) + (training.finished() ? ": nothing is left to train" : ""));
+      if (!given_.output_dir.empty()) tidy_checkpoints(given_.output_dir, state_.global_step, {});
     }
     state_.max_steps = training.total_steps();
     state_.num_train_epochs = given_.num_train_epochs;
