@@ -77,7 +77,7 @@ checks=$((checks + 4))
 
 # A run that goes on, from the latest checkpoint or a named one, ends with the bits of one that was never stopped.
 options=("${model[@]}" --train_file "$work/train.json" --do_train "${window[@]}" --num_train_epochs 2 --save_steps 1
-         --per_device_train_batch_size 1 --fp16 --group_by_length --pad_to_max_length false --logging_steps 1)
+         --per_device_train_batch_size 1 --fp16 --group_by_length --pad_to_max_length false --logging_steps 3)
 rm -rf "$work/out" "$work/whole"
 "$program" "${options[@]}" --output_dir "$work/whole" >"$work/stdout" 2>&1 || fail "the whole run ended with $?"
 mkdir "$work/out" && cp -r "$work/whole/checkpoint-1" "$work/out"
@@ -86,14 +86,14 @@ grep -q 'going on from .*checkpoint-1, step 1' "$work/stdout" || fail "it does n
 "$program" "${options[@]}" --output_dir "$work/named" --resume_from_checkpoint "$work/whole/checkpoint-2" \
   >"$work/stdout" 2>&1 || fail "no going on from a named checkpoint: $?"
 for again in out named; do
-  for file in model.safetensors checkpoint-4/training_state.safetensors; do
+  for file in model.safetensors checkpoint-4/training_state.safetensors checkpoint-4/trainer_state.json; do
     cmp -s "$work/whole/$file" "$work/$again/$file" || fail "$again/$file differs from that of a whole run"
   done
-  [ "$(grep -c '"grad_norm"' "$work/$again/trainer_state.json")" = 4 ] || fail "$again: not 4 steps in the log"
+  [ "$(grep -c '"grad_norm"' "$work/$again/trainer_state.json")" = 1 ] || fail "$again: not one entry in the log"
   [ "$(grep '"train_loss"' "$work/$again/train_results.json")" = "$(grep '"train_loss"' "$work/whole/train_results.json")" ] ||
     fail "$again: train_loss is not the mean over all steps"
 done
-checks=$((checks + 9))
+checks=$((checks + 11))
 
 # From the checkpoint of the last step on there is nothing to train, and the model is evaluated.
 "$program" "${options[@]}" --do_eval --validation_file "$work/train.json" --output_dir "$work/done" \
@@ -107,8 +107,31 @@ grep -q '"f1"' "$work/done/all_results.json" || fail "the results of the evaluat
 [ -s "$work/done/eval_results.json" ] && [ ! -e "$work/done/train_results.json" ] || fail "the last step is not evaluated"
 checks=$((checks + 7))
 
+# One step without a finite loss (a token of the second question is infinite) is none of the mean; neither when going on.
+damaged
+header=$(od -An -t u8 -N 8 "$work/bad/model.safetensors" | tr -d ' ')
+table=$(head -c $((8 + header)) "$work/bad/model.safetensors" | tail -c "$header" |
+  grep -o '"bert.embeddings.word_embeddings.weight":{[^}]*}' | grep -o 'data_offsets":\[[0-9]*' | grep -o '[0-9]*$')
+token=$(($(grep -nx when "$work/bad/vocab.txt" | cut -d: -f1) - 1))
+printf '\0\0\200\177' | dd of="$work/bad/model.safetensors" bs=1 seek=$((8 + header + table + token * 128 * 4)) \
+  conv=notrunc 2>/dev/null
+rm -rf "$work/out"
+"$program" "${bad[@]}" --train_file "$work/train.json" --do_train "${window[@]}" --per_device_train_batch_size 1 \
+  --num_train_epochs 2 --logging_steps 1 --save_steps 1 --output_dir "$work/out" >"$work/stdout" 2>&1 || fail "infinite: $?"
+grep -q '"skipped_steps":2' "$work/stdout" || fail "not the second question's steps are skipped"
+grep -q '"last_loss":[0-9]' "$work/stdout" || fail "no loss of the last steps"
+[ "$(grep -c '"loss": null' "$work/out/trainer_state.json")" = 2 ] || fail "the log invents losses of skipped steps"
+grep -q '"train_loss": [0-9]' "$work/out/train_results.json" || fail "no train_loss"
+rm -r "$work/out"/checkpoint-4 "$work/out"/checkpoint-3 && cp "$work/out/train_results.json" "$work/expected"
+"$program" "${bad[@]}" --train_file "$work/train.json" --do_train "${window[@]}" --per_device_train_batch_size 1 \
+  --num_train_epochs 2 --logging_steps 1 --output_dir "$work/out" >"$work/stdout" 2>&1 || fail "infinite, going on: $?"
+[ "$(grep '"train_loss"' "$work/out/train_results.json")" = "$(grep '"train_loss"' "$work/expected")" ] ||
+  fail "train_loss is not that of the whole run"
+checks=$((checks + 5))
+
 # A run that starts anew leaves no checkpoint of an earlier one, and everything else alone. What is left of the first
 # checkpoint of a run that was killed does not make a folder a used one.
+rm -rf "$work/out" && cp -r "$work/whole" "$work/out"
 mkdir "$work/out/checkpoint-9" && touch "$work/out/checkpoint-9/optimizer.pt"
 "$program" "${options[@]}" --max_steps 2 --overwrite_output_dir --output_dir "$work/out" >"$work/stdout" 2>&1 ||
   fail "no starting anew: $?"

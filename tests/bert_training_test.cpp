@@ -250,8 +250,8 @@ TEST_CASE("a step whose gradients are not finite changes nothing but the positio
   const auto data = make_data(20);
   setup s(0.1);
   trainer training(s.config, s.table, *s.model, data, small_options());
-  const double rate = training.step().learning_rate;
-  CHECK(rate == doctest::Approx(1e-2));
+  const step_report before_it = training.step();
+  CHECK(before_it.learning_rate == doctest::Approx(1e-2));
   parameter& gamma = s.table.all()[s.table.index_of("bert.embeddings.LayerNorm.weight")];
   const float kept = gamma.value[3];
   gamma.value[3] = std::numeric_limits<float>::infinity();
@@ -266,6 +266,30 @@ TEST_CASE("a step whose gradients are not finite changes nothing but the positio
   CHECK(!good.skipped);
   CHECK(good.learning_rate == bad.learning_rate);  // the schedule did not advance
   CHECK(good.step == 3);
+  // A loss that is none is no part of the means.
+  CHECK(!std::isfinite(bad.loss));
+  CHECK(training.mean_loss() == (before_it.loss + good.loss) / 2);
+  CHECK(training.take_recent_loss() == training.mean_loss());
+}
+
+TEST_CASE("without a finite loss there is no mean; in fp16 a step that is skipped has one") {
+  const auto data = make_data(20);
+  {
+    setup s(0.1);
+    trainer training(s.config, s.table, *s.model, data, small_options());
+    for (parameter& p : s.table.all())
+      if (p.name == "qa_outputs.weight") p.value[0] = std::numeric_limits<float>::quiet_NaN();
+    CHECK(training.step().skipped);
+    CHECK(std::isnan(training.mean_loss()));
+    CHECK(std::isnan(training.take_recent_loss()));
+  }
+  setup s(0.1, dtype::fp16);
+  training_options options = small_options();
+  options.loss_scale.initial = 1e30f;
+  trainer training(s.config, s.table, *s.model, data, options);
+  const step_report skipped = training.step();
+  CHECK(skipped.skipped);
+  CHECK(training.mean_loss() == skipped.loss);
 }
 
 TEST_CASE("gradient checkpointing: the same bits, in every type, whatever the padding, with micro-batches") {

@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <set>
@@ -157,6 +158,21 @@ TEST_CASE("a run that would not be the same is refused, by the flag that differs
   CHECK(refusal(options) == "");
 }
 
+TEST_CASE("the loss of a window of the log is that of all its steps, before the checkpoint and after") {
+  const scratch_folder folder;
+  small_run first;
+  double sum = first.training.step().loss;
+  CHECK(first.training.take_recent_loss() == sum);
+  sum = first.training.step().loss;
+  sum += first.training.step().loss;
+  first.save(folder, 3);
+  small_run second;
+  load_checkpoint(folder / "checkpoint-3", second.training);
+  sum += second.training.step().loss;
+  CHECK(second.training.take_recent_loss() == sum / 3);
+  CHECK(std::isnan(second.training.take_recent_loss()));  // of no step
+}
+
 TEST_CASE("counters that cannot be are named, and so is what an older version did not save") {
   const scratch_folder folder;
   small_run saved;
@@ -173,7 +189,8 @@ TEST_CASE("counters that cannot be are named, and so is what an older version di
   CHECK(contains(refusal("data.position", 21),
                  "data.position: expected a whole number from 0 to 20, found 21"));
   CHECK(refusal("data.position", 20) == "");
-  for (const char* name : {"adamw.t", "schedule.step", "random.step", "data.epoch", "steps.skipped"}) {
+  for (const char* name : {"adamw.t", "schedule.step", "random.step", "data.epoch", "steps.skipped",
+                           "loss.count", "recent_loss.count"}) {
     INFO(name);
     CHECK(contains(refusal(name, -1), file.string() + ": " + name + ": expected a whole number from 0 to "));
     CHECK(contains(refusal(name, {}),

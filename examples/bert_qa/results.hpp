@@ -12,7 +12,7 @@ namespace bert_qa {
 /// What a run measured, in the keys and the rounding of Transformers.
 struct train_results {
   double epoch = 0;
-  double loss = 0;  ///< mean over all steps
+  double loss = 0;  ///< mean over all steps; NaN: null
   double total_flos = 0;
   std::int64_t samples = 0;  ///< windows in the training set
   // Without what came before a checkpoint:

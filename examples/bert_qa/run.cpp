@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <einkorn/einkorn.hpp>
+#include <limits>
 #include <memory>
 #include <string>
 #include <thread>
@@ -246,24 +248,22 @@ class session {
     state_.train_batch_size = given_.per_device_train_batch_size;
     state_.logging_steps = given_.logging_steps;
     state_.save_steps = given_.save_steps;
+    train_results results;
+    results.samples = static_cast<std::int64_t>(train_.features.size());
+    const double flop_before = results.total_flos = state_.total_flos;
     if (training.finished()) {
       save_trained();
       return;
     }
 
-    train_results results;
-    results.samples = static_cast<std::int64_t>(train_.features.size());
-    std::vector<double> losses, seconds;
-    std::int64_t logged = state_.global_step;
-    double loss_since_log = 0;
-    const double flop_before = results.total_flos = state_.total_flos;
+    std::vector<double> losses, seconds;  // losses: that are finite
     model_->times = {};
     const double begin = now();
     {
       progress bar("training", training.total_steps(), state_.global_step);
       while (!training.finished()) {
         const step_report step = training.step();
-        if (losses.empty()) {
+        if (seconds.empty()) {
           const std::string text = memory_text(memory(), peak_memory());
           bar.print(std::string_view(text).substr(0, text.size() - 1));
           summary_["planned_memory_mib"] = total_bytes(memory()) >> 20;
@@ -272,11 +272,10 @@ class session {
           if (given_.resume_from_checkpoint.empty() && !given_.output_dir.empty())
             remove_checkpoints(given_.output_dir);
         }
-        losses.push_back(step.loss);
+        if (std::isfinite(step.loss)) losses.push_back(step.loss);
         seconds.push_back(step.seconds);
         results.samples_seen += step.samples;
         results.total_flos += step.flop;
-        loss_since_log += step.loss;
         state_.epoch = training.epoch();
         state_.global_step = step.step;
         state_.total_flos = results.total_flos;
@@ -290,9 +289,7 @@ class session {
                                        number(training.loss_scale(), "%g")
                                  : ""));
         if (step.step % given_.logging_steps == 0) {
-          const double mean =
-              loss_since_log / static_cast<double>(step.step - std::exchange(logged, step.step));
-          loss_since_log = 0;
+          const double mean = training.take_recent_loss();
           state_.log_step(mean, step.gradient_norm, step.learning_rate);
           bar.print("step " + std::to_string(step.step) + "  loss " + number(mean, "%.4f") +
                     "  gradient norm " + number(step.gradient_norm, "%.2f") + "  lr " +
@@ -303,7 +300,7 @@ class session {
       }
     }
     results.seconds = now() - begin;
-    results.steps = static_cast<std::int64_t>(losses.size());
+    results.steps = static_cast<std::int64_t>(seconds.size());
     results.epoch = state_.epoch;
     results.loss = training.mean_loss();
     finish_training(results, losses, seconds, training, (results.total_flos - flop_before) / results.seconds,
@@ -318,18 +315,19 @@ class session {
 
   void finish_training(const train_results& results, const std::vector<double>& losses,
                        std::vector<double> seconds, const trainer& training, double flops, double peak) {
+    const auto steps = static_cast<double>(seconds.size());
     // The first step packs, touches fresh memory and warms the caches up.
     if (seconds.size() > 1) seconds.erase(seconds.begin());
     std::ranges::sort(seconds);
     const std::size_t few = std::min<std::size_t>(losses.size(), 10);
-    double last = 0;
+    double last = few == 0 ? std::numeric_limits<double>::quiet_NaN() : 0;
     for (std::size_t i = losses.size() - few; i < losses.size(); ++i)
       last += losses[i] / static_cast<double>(few);
     nlohmann::ordered_json out = to_json(results);
     out["isa"] = einkorn::name(einkorn::active_isa());
     out["dtype"] = einkorn::name(type());
     out["threads"] = einkorn::default_executor().threads;
-    out["first_loss"] = losses.front();
+    out["first_loss"] = losses.empty() ? last : losses.front();
     out["last_loss"] = last;
     out["step_seconds_median"] = seconds[seconds.size() / 2];
     out["step_seconds_best"] = seconds.front();
@@ -338,7 +336,7 @@ class session {
     out["skipped_steps"] = training.skipped_steps();
     if (given_.fp16) out["loss_scale"] = training.loss_scale();
     for (std::size_t i = 0; i < phase_names.size(); ++i)
-      out["seconds_per_step"][phase_names[i]] = model_->times[i] / static_cast<double>(losses.size());
+      out["seconds_per_step"][phase_names[i]] = model_->times[i] / steps;
     for (const char* key : {"isa", "dtype", "threads", "train_loss", "first_loss", "last_loss",
                             "train_runtime", "train_samples_per_second", "step_seconds_median",
                             "step_seconds_best", "mfu", "skipped_steps", "loss_scale"})

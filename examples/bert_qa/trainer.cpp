@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <numbers>
 #include <numeric>
+#include <utility>
 
 #include "input_error.hpp"
 
@@ -151,7 +153,17 @@ double trainer::epoch() const {
   return static_cast<double>(epoch_) + static_cast<double>(position_) / static_cast<double>(count_);
 }
 
-double trainer::mean_loss() const { return attempts_ == 0 ? 0 : loss_sum_ / static_cast<double>(attempts_); }
+void trainer::loss_mean::add(double loss) {
+  if (!std::isfinite(loss)) return;
+  sum += loss;
+  ++count;
+}
+
+double trainer::loss_mean::mean() const {
+  return count == 0 ? std::numeric_limits<double>::quiet_NaN() : sum / static_cast<double>(count);
+}
+
+double trainer::take_recent_loss() { return std::exchange(recent_losses_, {}).mean(); }
 
 double trainer::learning_rate_at(std::int64_t step) const {
   const double s = static_cast<double>(step), warmup = static_cast<double>(warmup_),
@@ -203,7 +215,8 @@ step_report trainer::gradients(const bert::gradient_ready& ready) {
     report.tokens += builder_.tokens().rows();
   }
   position_ += count;
-  loss_sum_ += report.loss;
+  all_losses_.add(report.loss);
+  recent_losses_.add(report.loss);
   ++attempts_;
   report.seconds = now() - begin;
   return report;
@@ -269,7 +282,10 @@ std::vector<state_entry> trainer::state() {
   add("random.step", "I64", attempts_);
   add("data.epoch", "I64", epoch_);
   add("data.position", "I64", position_).largest = count_;
-  add("loss.sum", "F64", loss_sum_);
+  add("loss.sum", "F64", all_losses_.sum);
+  add("loss.count", "I64", all_losses_.count);
+  add("recent_loss.sum", "F64", recent_losses_.sum);
+  add("recent_loss.count", "I64", recent_losses_.count);
   einkorn::loss_scaler::state_type& scaling = scaler_.state();
   add("steps.skipped", "I64", scaling.skipped);
   if (scaler_.enabled()) {

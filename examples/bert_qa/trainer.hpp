@@ -86,7 +86,10 @@ class trainer {
   double epoch() const;  ///< how many passes over the data are done, as a fraction
   std::int64_t skipped_steps() const { return scaler_.skipped(); }
   double loss_scale() const { return static_cast<double>(scaler_.scale()); }  ///< of the next step
-  double mean_loss() const;  ///< over all steps, those before the checkpoint included
+  /// Over all steps whose loss was finite, those before the checkpoint included; NaN where there is none.
+  double mean_loss() const { return all_losses_.mean(); }
+  /// The same over those since this was asked the last time.
+  double take_recent_loss();
 
   step_report step();
   /// The same, up to the gradients: forward, loss and backward of all micro-batches of the next step. For
@@ -102,6 +105,15 @@ class trainer {
   void state_restored();
 
  private:
+  /// Losses that are finite: one that is not would hide all others of a run, and of those that go on from it.
+  struct loss_mean {
+    double sum = 0;
+    std::int64_t count = 0;
+
+    void add(double loss);
+    double mean() const;
+  };
+
   void order_epoch();
 
   bert_config config_;
@@ -115,7 +127,7 @@ class trainer {
   std::int64_t attempts_ = 0, t_ = 0, schedule_ = 0;
   einkorn::loss_scaler scaler_;
   std::int64_t epoch_ = 0, position_ = 0;  ///< position: features of this epoch that are used up
-  double loss_sum_ = 0;
+  loss_mean all_losses_, recent_losses_;
   std::int64_t seed_ = 0, count_ = 0, checksum_ = 0;  ///< count: features; checksum: of their contents
 
   std::vector<std::int32_t> order_;
