@@ -173,6 +173,8 @@ rm "$work/damaged/trainer_state.json"
 refuses "trainer_state.json" -- "${options[@]}" --output_dir "$work/out" --resume_from_checkpoint "$work/damaged"
 refuses "--seed: expected 42|checkpoint-1|found 7" -- "${options[@]}" --seed 7 --output_dir "$work/out" \
   --resume_from_checkpoint "$work/whole/checkpoint-1"
+refuses "--bf16, --fp16: expected fp16|checkpoint-1|found f32" -- "${options[@]/--fp16/--overwrite_output_dir}" \
+  --output_dir "$work/out" --resume_from_checkpoint "$work/whole/checkpoint-1"
 refuses "windows of the training data|--max_train_samples|expected 2|found 1" -- "${options[@]}" --max_train_samples 1 \
   --output_dir "$work/out" --resume_from_checkpoint "$work/whole/checkpoint-1"
 

@@ -46,8 +46,8 @@ struct small_run {
 
   explicit small_run(const training_options& options = small_options(), int count = 20)
       : small_run(options, make_data(count)) {}
-  small_run(const training_options& options, std::vector<feature> features)
-      : data(std::move(features)), s(0.1), training(s.config, s.table, *s.model, data, options) {
+  small_run(const training_options& options, std::vector<feature> features, dtype type = dtype::f32)
+      : data(std::move(features)), s(0.1, type), training(s.config, s.table, *s.model, data, options) {
     files.config = s.config;
   }
 
@@ -116,9 +116,9 @@ TEST_CASE("a run that would not be the same is refused, by the flag that differs
   saved.training.step();
   saved.save(folder, 1);
   const std::string from = " as for " + (folder / "checkpoint-1").string() + ", found ";
-  const auto refusal = [&](const training_options& options,
-                           const std::vector<feature>& data = make_data(20)) {
-    small_run other(options, data);
+  const auto refusal = [&](const training_options& options, const std::vector<feature>& data = make_data(20),
+                           dtype type = dtype::f32) {
+    small_run other(options, data, type);
     const std::vector<float> before = values_of(other.s.table);
     const auto text =
         message_of<input_error>([&] { load_checkpoint(folder / "checkpoint-1", other.training); });
@@ -151,11 +151,31 @@ TEST_CASE("a run that would not be the same is refused, by the flag that differs
   std::vector<feature> moved = make_data(20);
   std::swap(moved[3], moved[4]);
   CHECK(contains(refusal(small_options(), moved), "checksum of the training data"));
+  options = small_options();
+  options.pad = padding::max_length;
+  CHECK(refusal(options) == "--pad_to_max_length: expected 0" + from + "1");
+  CHECK(refusal(small_options(), make_data(20), dtype::bf16) ==
+        "--bf16, --fp16: expected f32" + from + "bf16");
+  CHECK(refusal(small_options(), make_data(20), dtype::fp16) ==
+        "--bf16, --fp16: expected f32" + from + "fp16");
   // These may change: a run may become longer, or slower.
   options = small_options();
   options.epochs = 7;
   options.learning_rate = 1e-3;
+  options.schedule = lr_schedule::cosine;
+  options.max_length = 30;  // without padding it is the windows' alone
   CHECK(refusal(options) == "");
+
+  options.pad = padding::max_length;
+  small_run padded(options, make_data(20), dtype::bf16);
+  padded.training.step();
+  padded.save(folder, 1);
+  CHECK(refusal(options) == "--bf16, --fp16: expected bf16" + from + "f32");
+  CHECK(refusal(options, make_data(20), dtype::bf16) == "");
+  options.max_length = 28;
+  CHECK(refusal(options, make_data(20), dtype::bf16) == "--max_seq_length: expected 30" + from + "28");
+  options.pad = padding::none;
+  CHECK(refusal(options, make_data(20), dtype::bf16) == "--pad_to_max_length: expected 1" + from + "0");
 }
 
 TEST_CASE("the loss of a window of the log is that of all its steps, before the checkpoint and after") {
@@ -196,7 +216,8 @@ TEST_CASE("counters that cannot be are named, and so is what an older version di
     CHECK(contains(refusal(name, {}),
                    file.string() + ": " + name + ": expected a tensor that this version of bert_qa saves"));
   }
-  for (const char* name : {"data.count", "data.checksum", "batch.size", "batch.accumulation", "loss.sum"}) {
+  for (const char* name : {"data.count", "data.checksum", "batch.size", "batch.accumulation", "batch.padded",
+                           "type", "loss.sum", "recent_loss.sum"}) {
     CHECK(contains(refusal(name, {}), "that this version of bert_qa saves with these flags, found none"));
   }
 }

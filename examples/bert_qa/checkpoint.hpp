@@ -43,8 +43,12 @@ std::optional<std::filesystem::path> removed_with(const std::filesystem::path& f
                                                   const std::filesystem::path& path);
 
 /// Puts a checkpoint's weights, moments and counters in the place of the trainer's, all or none: a missing or
-/// wrong file, or options that change the rest of the run, throw input_error before anything is changed. What
-/// follows has the bits of a run that was never stopped, with the same data and options.
+/// wrong file throws input_error before anything is changed. So does what gives the counters another meaning:
+/// another seed, other windows (their number, their tokens and labels), another batch size, accumulation or
+/// order (group_by_length), padding or none, another length of padded windows, another type of the matrix
+/// products. Nothing else is compared: epochs, steps, learning rate, schedule, AdamW's numbers, clipping and
+/// the model's dropout may change, and the run is another from there on. Where they do not, and the ISA level
+/// does not, what follows has the bits of a run that was never stopped.
 trainer_state load_checkpoint(const std::filesystem::path& checkpoint, trainer& training);
 
 }  // namespace bert_qa

@@ -116,8 +116,11 @@ trainer::trainer(const bert_config& config, parameter_table& parameters, bert& m
       scaler_(einkorn::precision_policy{parameters.narrow_type()}.scales_loss(), options.loss_scale),
       seed_(static_cast<std::int64_t>(options.seed)),
       count_(static_cast<std::int64_t>(features.size())),
-      checksum_(checksum(features)) {
+      checksum_(checksum(features)),
+      padded_(options.pad == padding::max_length),
+      padded_length_(options.max_length) {
   if (features.empty()) throw input_error("there is nothing to train on: the training data has no question");
+  std::ranges::copy(std::string_view(einkorn::name(parameters.narrow_type())), type_.begin());
   steps_per_epoch_ = ceil_div(count_, options.batch_size * options.accumulation);
   total_steps_ =
       options.max_steps > 0
@@ -277,6 +280,9 @@ std::vector<state_entry> trainer::state() {
   add("batch.size", "I64", options_.batch_size).given_by = "--per_device_train_batch_size";
   add("batch.accumulation", "I64", options_.accumulation).given_by = "--gradient_accumulation_steps";
   add("batch.by_length", "BOOL", options_.group_by_length).given_by = "--group_by_length";
+  add("batch.padded", "BOOL", padded_).given_by = "--pad_to_max_length";
+  if (padded_) add("batch.padded_length", "I64", padded_length_).given_by = "--max_seq_length";
+  entries.push_back({"type", "U8", {4}, std::as_writable_bytes(std::span(type_)), "--bf16, --fp16"});
   add("adamw.t", "I64", t_);
   add("schedule.step", "I64", schedule_);
   add("random.step", "I64", attempts_);

@@ -1,6 +1,7 @@
 /// Fine-tuning: the order of the data, batches, learning rate, accumulation, loss scale, clipping, AdamW.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -41,8 +42,8 @@ struct state_entry {
   std::string name, dtype;
   std::vector<std::int64_t> shape;
   std::span<std::byte> bytes;
-  /// Where this says what gives the number, a flag: it is saved, and compared instead of restored. The
-  /// counters have no meaning with another.
+  /// Where this says what gives the entry, a flag: it is saved, and compared instead of restored. The
+  /// counters have no meaning with another. U8 is text then, anything else one number.
   std::string given_by = {};
   std::int64_t largest = std::int64_t{1} << 62;  ///< of a counter; the smallest is 0
 };
@@ -129,6 +130,9 @@ class trainer {
   std::int64_t epoch_ = 0, position_ = 0;  ///< position: features of this epoch that are used up
   loss_mean all_losses_, recent_losses_;
   std::int64_t seed_ = 0, count_ = 0, checksum_ = 0;  ///< count: features; checksum: of their contents
+  bool padded_ = false;
+  std::int64_t padded_length_ = 0;
+  std::array<char, 4> type_ = {' ', ' ', ' ', ' '};  ///< f32, bf16 or fp16
 
   std::vector<std::int32_t> order_;
   std::int64_t ordered_epoch_ = -1;
