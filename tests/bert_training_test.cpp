@@ -292,6 +292,30 @@ TEST_CASE("without a finite loss there is no mean; in fp16 a step that is skippe
   CHECK(training.mean_loss() == skipped.loss);
 }
 
+TEST_CASE("epochs are counted in micro-batches, and those that are begun, as Trainer does") {
+  const auto data = make_data(12);
+  setup s(0.1);
+  training_options options = small_options();
+  options.batch_size = 5;
+  options.accumulation = 2;
+  trainer training(s.config, s.table, *s.model, data, options);
+  for (const double expected : {2.0 / 3, 1.0, 5.0 / 3, 2.0}) {
+    training.step();
+    CHECK(training.epoch() == doctest::Approx(expected).epsilon(1e-12));
+  }
+  CHECK(training.finished());
+  const auto begun = [&](double epochs, std::int64_t max_steps) {
+    options.epochs = epochs;
+    options.max_steps = max_steps;
+    return trainer(s.config, s.table, *s.model, data, options).epochs();
+  };
+  CHECK(begun(2, 0) == 2);
+  CHECK(begun(1.25, 0) == 2);
+  CHECK(begun(0.1, 0) == 1);
+  CHECK(begun(7, 2) == 1);
+  CHECK(begun(7, 3) == 2);
+}
+
 TEST_CASE("gradient checkpointing: the same bits, in every type, whatever the padding, with micro-batches") {
   const auto data = make_data(30);
   for (const dtype type : {dtype::f32, dtype::bf16, dtype::fp16}) {

@@ -157,6 +157,7 @@ TEST_CASE("trainer_state.json and back") {
         "train_batch_size", "trial_name", "trial_params"}) {
     CHECK_MESSAGE(written.contains(key), key);
   }
+  CHECK(written["num_train_epochs"].is_number_integer());
   CHECK(written["log_history"].size() == 2);
   CHECK(written["log_history"][0] == json{{"epoch", 0.7496},
                                           {"grad_norm", 7.25},

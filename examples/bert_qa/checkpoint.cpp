@@ -168,8 +168,6 @@ trainer_state load_checkpoint(const fs::path& checkpoint, trainer& training) {
   const mapped_file state_bytes(state_path, "a checkpoint's training state");
   const safetensors weights(weight_bytes.bytes(), weights_path.string());
   const safetensors saved(state_bytes.bytes(), state_path.string());
-  trainer_state state =
-      parse_trainer_state(read_file(progress_path, "a checkpoint's progress"), progress_path.string());
 
   const std::string weight_prefix = "weight.";
   const std::vector<state_entry> entries = training.state();
@@ -180,6 +178,8 @@ trainer_state load_checkpoint(const fs::path& checkpoint, trainer& training) {
     found.push_back(checked(entry, (weight ? weights : saved).find(name),
                             (weight ? weights_path : state_path).string() + ": " + name, checkpoint));
   }
+  trainer_state state =
+      parse_trainer_state(read_file(progress_path, "a checkpoint's progress"), progress_path.string());
   // Written together: a file of another checkpoint has been put in the place of one.
   const auto steps = std::ranges::find(entries, "random.step", &state_entry::name) - entries.begin();
   const std::string counted = shown("I64", found[static_cast<std::size_t>(steps)]);

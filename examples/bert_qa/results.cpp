@@ -170,7 +170,7 @@ trainer_state parse_trainer_state(std::string_view text, const std::string& sour
   state.epoch = real("epoch");
   state.global_step = whole("global_step");
   state.max_steps = whole("max_steps");
-  state.num_train_epochs = real("num_train_epochs");
+  state.num_train_epochs = whole("num_train_epochs");
   state.train_batch_size = whole("train_batch_size");
   state.logging_steps = whole("logging_steps");
   state.eval_steps = whole("eval_steps");

@@ -54,7 +54,7 @@ struct trainer_state {
   double epoch = 0;
   std::int64_t global_step = 0;
   std::int64_t max_steps = 0;
-  double num_train_epochs = 0;
+  std::int64_t num_train_epochs = 0;  ///< that are begun: a part counts as one
   std::int64_t train_batch_size = 0;
   std::int64_t logging_steps = 500, eval_steps = 500, save_steps = 500;
   double total_flos = 0;

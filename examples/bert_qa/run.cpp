@@ -244,7 +244,7 @@ class session {
       if (!given_.output_dir.empty()) tidy_checkpoints(given_.output_dir, state_.global_step, {});
     }
     state_.max_steps = training.total_steps();
-    state_.num_train_epochs = given_.num_train_epochs;
+    state_.num_train_epochs = training.epochs();
     state_.train_batch_size = given_.per_device_train_batch_size;
     state_.logging_steps = given_.logging_steps;
     state_.save_steps = given_.save_steps;

@@ -127,6 +127,8 @@ trainer::trainer(const bert_config& config, parameter_table& parameters, bert& m
           ? options.max_steps
           : std::max<std::int64_t>(1, static_cast<std::int64_t>(
                                           std::ceil(static_cast<double>(steps_per_epoch_) * options.epochs)));
+  epochs_ = options.max_steps > 0 ? ceil_div(total_steps_, steps_per_epoch_)
+                                  : static_cast<std::int64_t>(std::ceil(options.epochs));
   warmup_ =
       options.warmup_steps > 0
           ? options.warmup_steps
@@ -153,7 +155,8 @@ trainer::trainer(const bert_config& config, parameter_table& parameters, bert& m
 }
 
 double trainer::epoch() const {
-  return static_cast<double>(epoch_) + static_cast<double>(position_) / static_cast<double>(count_);
+  return static_cast<double>(epoch_) + static_cast<double>(ceil_div(position_, options_.batch_size)) /
+                                           static_cast<double>(ceil_div(count_, options_.batch_size));
 }
 
 void trainer::loss_mean::add(double loss) {

@@ -83,8 +83,9 @@ class trainer {
 
   std::int64_t total_steps() const { return total_steps_; }
   std::int64_t steps_per_epoch() const { return steps_per_epoch_; }
+  std::int64_t epochs() const { return epochs_; }  ///< that are begun until total_steps()
   bool finished() const { return attempts_ >= total_steps_; }
-  double epoch() const;  ///< how many passes over the data are done, as a fraction
+  double epoch() const;  ///< how many passes over the data are done; a part in micro-batches, as Trainer
   std::int64_t skipped_steps() const { return scaler_.skipped(); }
   double loss_scale() const { return static_cast<double>(scaler_.scale()); }  ///< of the next step
   /// Over all steps whose loss was finite, those before the checkpoint included; NaN where there is none.
@@ -122,7 +123,7 @@ class trainer {
   bert& model_;
   std::span<const feature> features_;
   training_options options_;
-  std::int64_t steps_per_epoch_ = 0, total_steps_ = 0, warmup_ = 0;
+  std::int64_t steps_per_epoch_ = 0, total_steps_ = 0, epochs_ = 0, warmup_ = 0;
 
   // The state, beside the parameters. attempts counts steps begun, t those that changed the weights.
   std::int64_t attempts_ = 0, t_ = 0, schedule_ = 0;
