@@ -107,6 +107,20 @@ grep -q '"f1"' "$work/done/all_results.json" || fail "the results of the evaluat
 [ -s "$work/done/eval_results.json" ] && [ ! -e "$work/done/train_results.json" ] || fail "the last step is not evaluated"
 checks=$((checks + 7))
 
+# The last step has a checkpoint, wherever it falls; an epoch that is begun counts as one.
+for strategy in "epoch --num_train_epochs 1.5" "steps --save_steps 2 --max_steps 3" "no --max_steps 3"; do
+  rm -rf "$work/out"
+  # shellcheck disable=SC2086
+  "$program" "${model[@]}" --train_file "$work/train.json" --do_train "${window[@]}" --per_device_train_batch_size 1 \
+    --output_dir "$work/out" --save_strategy $strategy >"$work/stdout" 2>&1 || fail "$strategy: $?"
+  expected="checkpoint-2 checkpoint-3 "
+  [ "${strategy%% *}" = no ] && expected=
+  [ "$(cd "$work/out" && ls -d checkpoint-* 2>/dev/null | tr '\n' ' ')" = "$expected" ] ||
+    fail "$strategy: not the checkpoints '$expected'"
+  grep -q '"num_train_epochs": 2,' "$work/out/trainer_state.json" || fail "$strategy: not two epochs"
+  checks=$((checks + 2))
+done
+
 # One step without a finite loss (a token of the second question is infinite) is none of the mean; neither when going on.
 damaged
 header=$(od -An -t u8 -N 8 "$work/bad/model.safetensors" | tr -d ' ')

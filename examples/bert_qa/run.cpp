@@ -308,9 +308,10 @@ class session {
   }
 
   bool save_now(const trainer& training, std::int64_t step) const {
-    if (given_.output_dir.empty()) return false;
+    if (given_.output_dir.empty() || given_.save_strategy == save_when::no) return false;
+    if (training.finished()) return true;  // as Trainer, wherever the last step falls
     if (given_.save_strategy == save_when::steps) return step % given_.save_steps == 0;
-    return given_.save_strategy == save_when::epoch && step % training.steps_per_epoch() == 0;
+    return step % training.steps_per_epoch() == 0;
   }
 
   void finish_training(const train_results& results, const std::vector<double>& losses,
