@@ -104,8 +104,28 @@ cmp -s "$work/whole/model.safetensors" "$work/done/model.safetensors" || fail "t
 grep -q '"predict_runtime"' "$work/done/predict_results.json" || fail "no results of a prediction"
 grep -q 'predict_f1' "$work/done/all_results.json" && fail "questions without answers are scored"
 grep -q '"f1"' "$work/done/all_results.json" || fail "the results of the evaluation are gone"
-[ -s "$work/done/eval_results.json" ] && [ ! -e "$work/done/train_results.json" ] || fail "the last step is not evaluated"
-checks=$((checks + 7))
+[ -s "$work/done/eval_results.json" ] || fail "the last step is not evaluated"
+checks=$((checks + 6))
+
+# A run that was killed after its last checkpoint: what is known of its training is written, and its folder tidied.
+rm -rf "$work/out" && mkdir "$work/out" && cp -r "$work/whole"/checkpoint-* "$work/out"
+mv "$work/out/checkpoint-1" "$work/out/.checkpoint-1.partial" && touch "$work/out/.checkpoint-1.lock"
+"$program" "${options[@]}" --save_total_limit 2 --output_dir "$work/out" >"$work/stdout" 2>&1 || fail "no end of a killed run: $?"
+for key in epoch train_loss total_flos train_samples; do
+  for file in train_results.json all_results.json trainer_state.json; do
+    grep -h "\"$key\"" "$work/whole/$file" | tail -n 1 | tr -d ' ,' >"$work/expected"
+    grep -h "\"$key\"" "$work/out/$file" | tail -n 1 | tr -d ' ,' | cmp -s - "$work/expected" || fail "$file: not the $key of a whole run"
+  done
+done
+grep -q train_runtime "$work/out"/*.json && fail "a time that nobody measured"
+[ "$(cd "$work/out" && ls -Ad .checkpoint-* checkpoint-* 2>/dev/null | tr '\n' ' ')" = "checkpoint-3 checkpoint-4 " ] ||
+  fail "not the two latest checkpoints: $(ls -A "$work/out")"
+cp -r "$work/whole" "$work/twice"
+"$program" "${options[@]}" --output_dir "$work/twice" >"$work/stdout" 2>&1 || fail "no second end: $?"
+for file in train_results.json all_results.json trainer_state.json; do
+  cmp -s "$work/whole/$file" "$work/twice/$file" || fail "$file is not what it was"
+done
+checks=$((checks + 17))
 
 # The last step has a checkpoint, wherever it falls; an epoch that is begun counts as one.
 for strategy in "epoch --num_train_epochs 1.5" "steps --save_steps 2 --max_steps 3" "no --max_steps 3"; do

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <fstream>
+#include <limits>
 
 #include "files.hpp"
 #include "input_error.hpp"
@@ -93,6 +94,11 @@ TEST_CASE("each split has its file, and all_results.json all of them") {
   CHECK(json::parse(read_file(folder / "all_results.json"))["eval_f1"] == 90.0);
   CHECK(json::parse(read_file(folder / "all_results.json"))["train_loss"] == 1.0625);
 
+  // What a split does not have any more does not stay there.
+  save_results(folder.path, "predict", {{"predict_f1", 50.0}, {"predict_samples", 3}});
+  save_results(folder.path, "predict", {{"predict_samples", 3}});
+  CHECK(!json::parse(read_file(folder / "all_results.json")).contains("predict_f1"));
+
   // As text: indent 4, sorted.
   save_results(folder.path, "predict", {{"predict_samples", 3}, {"epoch", 2.0}});
   CHECK(read_file(folder / "predict_results.json") ==
@@ -108,6 +114,36 @@ TEST_CASE("each split has its file, and all_results.json all of them") {
       contains(message_of<input_error>([&] { read_all_results(folder.path); }), "an object, found an array"));
   std::filesystem::remove(folder / "all_results.json");
   CHECK(read_all_results(folder.path) == json::object());
+}
+
+TEST_CASE("a run that was killed after its last step has results without times, unless it had written them") {
+  const scratch_folder folder;
+  train_results known = some_training();
+  known.seconds = 0;
+  known.samples_seen = known.steps = 0;
+  const json without = {
+      {"epoch", 2.0}, {"total_flos", 3.5e13}, {"train_loss", 1.0625}, {"train_samples", 8000}};
+  const auto in = [&](const char* name) { return json::parse(read_file(folder / name)); };
+  CHECK(json(complete_train_results(folder.path, known)) == without);
+  CHECK(in("train_results.json") == without);
+  CHECK(in("all_results.json") == without);
+
+  save_results(folder.path, "train", to_json(some_training()));
+  CHECK(json(complete_train_results(folder.path, known)) == json(to_json(some_training())));
+  CHECK(in("train_results.json")["train_runtime"] == 120.0);
+
+  // Those of another run are not this one's, and neither are its times.
+  known.loss = std::numeric_limits<double>::quiet_NaN();
+  complete_train_results(folder.path, known);
+  for (const char* name : {"train_results.json", "all_results.json"}) {
+    CHECK(in(name)["train_loss"].is_null());
+    CHECK(!in(name).contains("train_runtime"));
+  }
+  train_results timed = known;
+  timed.seconds = 3;
+  timed.steps = 1;
+  save_results(folder.path, "train", to_json(timed));
+  CHECK(complete_train_results(folder.path, known)["train_runtime"] == 3.0);
 }
 
 TEST_CASE("predictions keep their order, in ASCII, whatever bytes they hold") {

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstdio>
+#include <iterator>
 #include <utility>
 
 #include "files.hpp"
@@ -54,6 +55,14 @@ std::string shown_value(const std::string& key, const nlohmann::ordered_json& va
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
+/// Of a file that is missing: an empty one.
+nlohmann::json object_in(const fs::path& path) {
+  if (std::error_code ignored; !fs::exists(path, ignored)) return nlohmann::json::object();
+  nlohmann::json object = parse_json(read_file(path), path.string());
+  require_kind(object, json_kind::object, {path.string(), ""});
+  return object;
+}
+
 }  // namespace
 
 nlohmann::ordered_json to_json(const train_results& results) {
@@ -61,7 +70,7 @@ nlohmann::ordered_json to_json(const train_results& results) {
   out["epoch"] = rounded(results.epoch, 4);
   out["total_flos"] = results.total_flos;
   out["train_loss"] = results.loss;
-  add_speed(out, "train", results.seconds, results.samples_seen, results.steps);
+  if (results.steps > 0) add_speed(out, "train", results.seconds, results.samples_seen, results.steps);
   out["train_samples"] = results.samples;
   return out;
 }
@@ -78,20 +87,32 @@ nlohmann::ordered_json to_json(const eval_results& results, const std::string& s
   return out;
 }
 
-nlohmann::json read_all_results(const fs::path& folder) {
-  const fs::path path = folder / all_results;
-  if (std::error_code ignored; !fs::exists(path, ignored)) return nlohmann::json::object();
-  nlohmann::json object = parse_json(read_file(path), path.string());
-  require_kind(object, json_kind::object, {path.string(), ""});
-  return object;
-}
+nlohmann::json read_all_results(const fs::path& folder) { return object_in(folder / all_results); }
 
 void save_results(const fs::path& folder, std::string_view split, const nlohmann::ordered_json& results) {
   const nlohmann::json sorted = results;
   nlohmann::json merged = read_all_results(folder);
+  const std::string own = std::string(split) + "_";
+  for (auto entry = merged.begin(); entry != merged.end();)
+    entry = entry.key().starts_with(own) ? merged.erase(entry) : std::next(entry);
   merged.update(sorted);
   write_file_atomically(folder / (std::string(split) + "_results.json"), text_of(sorted));
   write_file_atomically(folder / all_results, text_of(merged));
+}
+
+nlohmann::ordered_json complete_train_results(const fs::path& folder, const train_results& known) {
+  nlohmann::ordered_json out = to_json(known);
+  const nlohmann::json saved = object_in(folder / "train_results.json");
+  const auto same = [&](const char* key) {  // as text, where NaN is null
+    return saved.contains(key) && saved[key].dump() == out[key].dump();
+  };
+  if (!same("epoch") || !same("total_flos") || !same("train_loss")) {
+    save_results(folder, "train", out);
+    return out;
+  }
+  for (const char* key : {"train_runtime", "train_samples_per_second", "train_steps_per_second"})
+    if (saved.contains(key)) out[key] = saved[key];
+  return out;
 }
 
 std::string format_results(std::string_view split, const nlohmann::ordered_json& results) {

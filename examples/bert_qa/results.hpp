@@ -15,7 +15,7 @@ struct train_results {
   double loss = 0;  ///< mean over all steps; NaN: null
   double total_flos = 0;
   std::int64_t samples = 0;  ///< windows in the training set
-  // Without what came before a checkpoint:
+  // Without what came before a checkpoint; without steps no times are written:
   double seconds = 0;
   std::int64_t samples_seen = 0;  ///< in all epochs
   std::int64_t steps = 0;
@@ -36,9 +36,14 @@ nlohmann::ordered_json to_json(const train_results& results);
 nlohmann::ordered_json to_json(const eval_results& results, const std::string& split = "eval");
 
 /// Writes SPLIT_results.json ("train", "eval", "predict") and puts the same keys into all_results.json, which
-/// keeps those of other splits and earlier runs. JSON as all files of results: indent 4, ASCII, sorted keys.
+/// keeps those of other splits and loses what else begins with `SPLIT_`. JSON as all files of results: indent
+/// 4, ASCII, sorted keys.
 void save_results(const std::filesystem::path& folder, std::string_view split,
                   const nlohmann::ordered_json& results);
+/// For a run that was killed after its last step: what its checkpoint knows, without times, becomes
+/// train_results.json unless that has it already. Returns it, with the times if they are there.
+nlohmann::ordered_json complete_train_results(const std::filesystem::path& folder,
+                                              const train_results& known);
 /// What save_results would add to: an empty object where there is no file. input_error for anything but a
 /// JSON object, so that hours of training do not end with it.
 nlohmann::json read_all_results(const std::filesystem::path& folder);

@@ -252,7 +252,9 @@ class session {
     results.samples = static_cast<std::int64_t>(train_.features.size());
     const double flop_before = results.total_flos = state_.total_flos;
     if (training.finished()) {
-      save_trained();
+      results.epoch = state_.epoch;
+      results.loss = training.mean_loss();
+      end_trained(results);
       return;
     }
 
@@ -348,6 +350,15 @@ class session {
     state_.log_results(to_json(results));
     save_trained();
     if (!given_.output_dir.empty()) save_results(given_.output_dir, "train", out);
+  }
+
+  /// After a checkpoint of the last step: what a run that was killed there had still to write.
+  void end_trained(const train_results& known) {
+    if (given_.output_dir.empty()) return;
+    tidy_checkpoints(given_.output_dir, state_.global_step, given_.save_total_limit);
+    save_trained();
+    state_.log_results(complete_train_results(given_.output_dir, known));
+    save_json(given_.output_dir / "trainer_state.json", to_json(state_));
   }
 
   void save_trained() const {
