@@ -358,26 +358,38 @@ TORCH_CATEGORIES = {"linear": 0, "attention": 1, "dropout": 2, "layernorm": 2, "
                     "rest": 6}
 
 
+def step_bars(c):
+    """(name, seconds of each of CATEGORIES), ours first: ours as measured, of a peer the shares of its profile."""
+    own = {op["name"]: op["seconds"] for op in c["einkorn"]["operations"]}
+    bars = [("einkorn", [sum(own.get(n, 0) for n in names) for _, names in CATEGORIES])]
+    for name, r in c["rivals"].items():
+        final = r["final"]
+        if "operations" in final and name.startswith("einkorn"):
+            theirs = {op["name"]: op["seconds"] for op in final["operations"]}
+            bars.append((PEER_NAMES.get(name, name), [sum(theirs.get(n, 0) for n in names) for _, names in CATEGORIES]))
+            continue
+        total = median_interval(r["seconds"])[0]
+        parts = [0.0] * len(CATEGORIES)
+        shares = final.get("shares") or {"rest": 1.0}
+        for key, share in shares.items():
+            parts[TORCH_CATEGORIES[key]] += share * total
+        bars.append((PEER_NAMES.get(name, name), parts))
+    return bars
+
+
+def sides_table(c):
+    """The same as a table."""
+    bars = step_bars(c)
+    body = [[label] + [f"{parts[i]:.2f}" for _, parts in bars] for i, (label, _) in enumerate(CATEGORIES)]
+    return table(["s a step"] + [name for name, _ in bars], body)
+
+
 def plot_steps(plt, document, folder):
     """The training step by operation, ours and the peers', side by side."""
     for c in document["cases"]:
         if c["inference"] or "seconds" not in c:
             continue
-        bars = []
-        own = {op["name"]: op["seconds"] for op in c["einkorn"]["operations"]}
-        bars.append(("einkorn", [sum(own.get(n, 0) for n in names) for _, names in CATEGORIES]))
-        for name, r in c["rivals"].items():
-            final = r["final"]
-            if "operations" in final and name.startswith("einkorn"):
-                theirs = {op["name"]: op["seconds"] for op in final["operations"]}
-                bars.append((PEER_NAMES.get(name, name), [sum(theirs.get(n, 0) for n in names) for _, names in CATEGORIES]))
-                continue
-            total = median_interval(r["seconds"])[0]
-            parts = [0.0] * len(CATEGORIES)
-            shares = final.get("shares") or {"rest": 1.0}
-            for key, share in shares.items():
-                parts[TORCH_CATEGORIES[key]] += share * total
-            bars.append((PEER_NAMES.get(name, name), parts))
+        bars = step_bars(c)
         bars.reverse()
         colours = ["#c8553d", "#e0a458", "#5b7db1", "#6b9f71", "#8c7aa9", "#c9b458", "#c4c7cc"]
         figure, axis = plt.subplots(figsize=(9, 1.1 + 0.62 * len(bars)))
@@ -430,7 +442,7 @@ def main():
                 own = c["einkorn"]
                 text += (f"\n{c['name']}, by operation (peak {own['peak_flops'] * 1e-9:.0f} GFLOP/s, "
                          f"{own['sustained_flops'] * 1e-9:.0f} on average between the steps; stream "
-                         f"{own['stream_bytes_per_second'] * 1e-9:.0f} GB/s):\n\n" + breakdown_table(c) + "\n")
+                         f"{own['stream_bytes_per_second'] * 1e-9:.0f} GB/s):\n\n" + breakdown_table(c) + "\n\n" + sides_table(c) + "\n")
         parts["step"] = text
     for name, text in parts.items():
         with open(os.path.join(options.out, name + ".md"), "w") as file:
