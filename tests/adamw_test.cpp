@@ -174,6 +174,7 @@ TEST_CASE("gradient norm: value, fixed order, not finite when an element is not"
   });
   CHECK(clip_scale(0.5, 1.0) == 1.0f);
   CHECK(clip_scale(4.0, 1.0) == doctest::Approx(0.25));
+  CHECK(std::isnan(clip_scale(std::nan(""), 1.0)));
   CHECK(clip_scale(4.0 * 1024, 1.0, 1.0 / 1024) == doctest::Approx(0.25 / 1024));
 }
 
@@ -213,7 +214,7 @@ TEST_CASE("errors name tensor and value, and nothing is written") {
   CHECK_THROWS_WITH_AS(adamw(tensors, o), "adamw: t 0, expected the number of the step, from 1", error);
   o.t = 1;
   o.beta2 = 1;
-  CHECK_THROWS_WITH_AS(adamw(tensors, o), "adamw: beta2 1.000000 is not in [0, 1)", error);
+  CHECK_THROWS_WITH_AS(adamw(tensors, o), "adamw: beta2 1 is not in [0, 1)", error);
   for (const float x : p) CHECK(x == 7.0f);
 }
 

@@ -103,6 +103,9 @@ TEST_CASE("not enabled: the scale is 1, and steps that are not finite are still 
   for (int step = 0; step < 5000; ++step) CHECK(scaler.update(step % 10 != 0) == (step % 10 != 0));
   CHECK(scaler.scale() == 1);
   CHECK(scaler.skipped() == 500);
+  scaler.state().scale = 1024;  // of a run that was
+  CHECK(scaler.scale() == 1);
+  CHECK(scaler.unscale() == 1);
 }
 
 TEST_CASE("settings that cannot work are errors") {
@@ -112,7 +115,7 @@ TEST_CASE("settings that cannot work are errors") {
   CHECK(refused({}) == "no error");
   CHECK(refused({.initial = 0}) == "loss_scaler: initial must be positive and finite");
   CHECK(refused({.initial = std::numeric_limits<float>::quiet_NaN()}) != "no error");
-  CHECK(refused({.growth = 1}) == "loss_scaler: growth must be above 1");
+  CHECK(refused({.growth = 1}) == "loss_scaler: growth must be above 1 and finite");
   CHECK(refused({.backoff = 1}) == "loss_scaler: backoff must be between 0 and 1");
   CHECK(refused({.growth_interval = 0}) == "loss_scaler: growth_interval must be positive");
 }

@@ -360,12 +360,23 @@ TEST_CASE("dropout names what is wrong, and writes nothing then") {
   const typed_matrix x(dtype::f32, 4, 8), y(dtype::f32, 4, 8), brief(dtype::bf16, 4, 8);
   guarded_buffer<float> eight(8), four(4), seven(7);
   const sequence gap[] = {{0, 2, 2, 0}, {3, 1, 1, 1}}, few[] = {{0, 3, 3, 0}};
-  CHECK_THROWS_WITH_AS(einkorn::dropout(x, y, {.p = 1.0f}),
-                       "dropout: dropout probability 1.000000 is not in [0, 1)", einkorn::error);
+  CHECK_THROWS_WITH_AS(einkorn::dropout(x, y, {.p = 1.0f}), "dropout: dropout probability 1 is not in [0, 1)",
+                       einkorn::error);
   CHECK_THROWS_WITH_AS(einkorn::dropout(x, y, {.p = std::nanf("")}),
                        "dropout: dropout probability nan is not in [0, 1)", einkorn::error);
   CHECK_THROWS_WITH_AS(einkorn::dropout_backward(x, y, {.p = -0.5f}),
-                       "dropout_backward: dropout probability -0.500000 is not in [0, 1)", einkorn::error);
+                       "dropout_backward: dropout probability -0.5 is not in [0, 1)", einkorn::error);
+  // The limit is one of each sample.
+  const index half = index{1} << 25;
+  const sequence two[] = {{0, half, half, 0}, {half, half, half, 1}}, one[] = {{0, 2 * half, 2 * half, 0}};
+  const auto numbers = [&](const einkorn::dropout_spec& spec) {
+    return test::error_of([&] { einkorn::detail::require_dropout("dropout", spec, 2 * half, 1024); });
+  };
+  CHECK(numbers({.p = 0.1f, .sequences = two}) == "no error");
+  CHECK(numbers({}) == "no error");
+  const std::string most = "dropout: 67108864 x 1024 elements in a sample, dropout can number 2^35";
+  CHECK(numbers({.p = 0.1f}) == most);
+  CHECK(numbers({.p = 0.1f, .sequences = one}) == most);
   CHECK_THROWS_WITH_AS(einkorn::dropout(x, y, {.sequences = gap}),
                        "dropout: sequences[1] has first_row 3 and 1 rows, expected first_row 2",
                        einkorn::error);

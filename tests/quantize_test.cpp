@@ -290,6 +290,46 @@ TEST_CASE("a linear layer on bytes is the layer, but for what the bytes lose") {
   });
 }
 
+TEST_CASE("sums of the greatest depth do not wrap") {
+  const testing::amx_emulator emulator;
+  test::on_each_level([](isa) {
+    const index depth = quantized_weights::most_depth;
+    guarded_matrix<float> x(2, depth), w(1, depth), y(2, 1);
+    for (index k = 0; k < depth; ++k) {
+      x.view()(0, k) = w.view()(0, k) = 1;
+      x.view()(1, k) = -1;
+    }
+    quantized<std::uint8_t> bytes(2, depth, 0);
+    bytes.take(x.const_view());
+    gemm(bytes.rows(), quantized_weights(any_matrix(w.const_view())), y.view());
+    CHECK(std::abs(y.view()(0, 0) - depth) <= 0.1);
+    CHECK(std::abs(y.view()(1, 0) + depth) <= 0.1);
+  });
+}
+
+TEST_CASE("scales whose product leaves the range of f32") {
+  const testing::amx_emulator emulator;
+  test::on_each_level([](isa) {
+    guarded_matrix<float> x(1, 2), w(2, 2), y(1, 2);
+    x.view()(0, 0) = 1e22f;
+    x.view()(0, 1) = w.view()(0, 0) = 0;
+    w.view()(0, 1) = w.view()(1, 1) = 1e22f;
+    w.view()(1, 0) = 1e-30f;
+    quantized<std::uint8_t> bytes(1, 2, 0);
+    bytes.take(x.const_view());
+    gemm(bytes.rows(), quantized_weights(any_matrix(w.const_view())), y.view());
+    CHECK(y.view()(0, 0) == 0);
+
+    const index depth = 768;
+    guarded_matrix<float> small(1, depth), both(1, 1);
+    for (float& v : small.memory) v = 1e-19f;
+    quantized<std::uint8_t> small_bytes(1, depth, 0);
+    small_bytes.take(small.const_view());
+    gemm(small_bytes.rows(), quantized_weights(any_matrix(small.const_view())), both.view());
+    CHECK(std::abs(both.view()(0, 0) / 7.68e-36f - 1) < 1e-5f);
+  });
+}
+
 TEST_CASE("a row that is not finite makes its own row of the result NaN, and no other") {
   const testing::amx_emulator emulator;
   test::on_each_level([](isa) {
@@ -320,8 +360,20 @@ TEST_CASE("misuse is an error before anything is written") {
   rows.q.data = reinterpret_cast<std::uint8_t*>(x.memory.data());
   CHECK(error_of([&] { quantize_rows(x.const_view(), rows); }) ==
         "quantize_rows: q overlaps x without being the same matrix");
+  rows = out.rows();
+  rows.scales = std::span(x.memory.data() + 20, 3);
+  CHECK(error_of([&] { quantize_rows(x.const_view(), rows); }) == "quantize_rows: scales overlap x");
+  rows = out.rows();
+  rows.zeros = std::span(reinterpret_cast<std::int32_t*>(rows.q.data + 4), 3);
+  CHECK(error_of([&] { quantize_rows(x.const_view(), rows); }) == "quantize_rows: zeros overlap q");
   CHECK(error_of([&] { quantize_rows(transpose(x.const_view()), out.rows()); }).find("x is transposed") !=
         std::string::npos);
+  CHECK(error_of([&] {
+          quantized_weights w(transpose(x.const_view()));
+        }).find("quantized_weights: w is transposed") != std::string::npos);
+  guarded_matrix<float> deep(1, quantized_weights::most_depth + 1);
+  CHECK(error_of([&] { quantized_weights w(deep.const_view()); }) ==
+        "quantized_weights: w.cols 66312, at most 66311 products fit into sums of 32 bits");
   for (const float v : x.memory) CHECK(v == 1);
 
   guarded_matrix<std::int8_t> b(8, 5);

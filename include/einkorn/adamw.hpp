@@ -63,8 +63,9 @@ EINKORN_BEGIN_NAMESPACE
 ///   p = p (1 - lr weight_decay)   (tensors with decay)
 ///   p = p - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps);  narrow = p rounded
 ///
-/// Arithmetic in f32; the correction factors in double. Each of m and v within 3 * 2^-24 relative of the sum
-/// of its terms' magnitudes, p within 2^-22 |lr-scaled update| + 2 * 2^-24 |p|. Tensors share no memory.
+/// Arithmetic in f32; the correction factors in double. With u = 2^-24: m within 4 u of the sum of its terms'
+/// magnitudes, v within 6 u of v, p within 3 u |p| and, where s is the factor of m in p's formula,
+/// s (m's error + 8 u |m|), each of them and 2^-149. Tensors share no memory.
 /// Same ISA, same bits, for any number of threads and any division into tensors. Allocates nothing.
 /// Throws einkorn::error (null pointers, a narrow type that is not bf16 or fp16, t < 1, betas outside
 /// [0, 1)) before anything is written. Truth: reference/adamw.hpp
@@ -74,11 +75,11 @@ inline void adamw(std::span<const adamw_tensor> tensors, const adamw_options& op
   if (options.t < 1) [[unlikely]]
     complain("t " + std::to_string(options.t) + ", expected the number of the step, from 1");
   if (!(options.beta1 >= 0 && options.beta1 < 1)) [[unlikely]]
-    complain("beta1 " + std::to_string(options.beta1) + " is not in [0, 1)");
+    complain("beta1 " + detail::shown(options.beta1) + " is not in [0, 1)");
   if (!(options.beta2 >= 0 && options.beta2 < 1)) [[unlikely]]
-    complain("beta2 " + std::to_string(options.beta2) + " is not in [0, 1)");
+    complain("beta2 " + detail::shown(options.beta2) + " is not in [0, 1)");
   if (!(options.eps >= 0)) [[unlikely]]
-    complain("eps " + std::to_string(options.eps) + " < 0");
+    complain("eps " + detail::shown(options.eps) + " < 0");
   index elements = 0;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const adamw_tensor& tensor = tensors[i];
@@ -135,10 +136,10 @@ inline double gradient_norm(std::span<const std::span<const float>> tensors,
 
 /// What gradients are multiplied by so that their norm is at most max_norm, as torch.nn.utils.clip_grad_norm_
 /// after GradScaler.unscale_: unscale * min(1, max_norm / (norm * unscale + 1e-6)). `norm` is that of the
-/// gradients as they are, before `unscale`.
+/// gradients as they are, before `unscale`. NaN for a norm of NaN, as there.
 inline float clip_scale(double norm, double max_norm, double unscale = 1) noexcept {
   const double clip = max_norm / (norm * unscale + 1e-6);
-  return static_cast<float>(unscale * (clip < 1 ? clip : 1.0));
+  return static_cast<float>(unscale * (clip > 1 ? 1.0 : clip));
 }
 
 EINKORN_END_NAMESPACE

@@ -90,15 +90,15 @@ class loss_scaler {
       : enabled_(enabled), options_(options) {
     const auto check = [](bool right, const char* what) { detail::require(right, "loss_scaler", what); };
     check(options.initial > 0 && std::isfinite(options.initial), "initial must be positive and finite");
-    check(options.growth > 1 && std::isfinite(options.growth), "growth must be above 1");
+    check(options.growth > 1 && std::isfinite(options.growth), "growth must be above 1 and finite");
     check(options.backoff > 0 && options.backoff < 1, "backoff must be between 0 and 1");
     check(options.growth_interval > 0, "growth_interval must be positive");
     if (enabled) state_.scale = options.initial;
   }
 
   bool enabled() const noexcept { return enabled_; }
-  float scale() const noexcept { return state_.scale; }
-  double unscale() const noexcept { return 1.0 / static_cast<double>(state_.scale); }
+  float scale() const noexcept { return enabled_ ? state_.scale : 1; }
+  double unscale() const noexcept { return 1.0 / static_cast<double>(scale()); }
   std::int64_t skipped() const noexcept { return state_.skipped; }
 
   /// Once a step, after its gradients are known. Returns `finite`: whether the weights may change.

@@ -11,10 +11,10 @@ EINKORN_BEGIN_NAMESPACE
 /// y = x * mask, mask = 0 or 65536 / (65536 - t) as dropout_spec says; p == 0 is a conversion.
 ///
 /// x, y: rows x cols, each f32, bf16 or fp16; y may be x itself. NaN and infinity propagate (0 * NaN is NaN).
-/// Exact but for the rounding of the product to f32 and to the type of y; same bits at every ISA level, for
-/// any number of threads. Allocates nothing. Throws einkorn::error on a shape or type mismatch, sequences
-/// that do not cover the rows, or p outside [0, 1), before y is touched.
-/// Options: detail/dropout_spec.hpp. Truth: reference/dropout.hpp
+/// Exact but for the rounding of the mask and of the product to f32, and to the type of y; same bits at every
+/// ISA level, for any number of threads. Allocates nothing. Throws einkorn::error on a shape or type
+/// mismatch, sequences that do not cover the rows, or p outside [0, 1), before y is touched. Options:
+/// detail/dropout_spec.hpp. Truth: reference/dropout.hpp
 inline void dropout(const any_matrix& x, const any_output& y, const dropout_spec& spec,
                     const executor& exec = default_executor()) {
   const char* const function = "dropout";

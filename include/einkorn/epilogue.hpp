@@ -9,7 +9,7 @@ EINKORN_BEGIN_NAMESPACE
 enum class activation : std::uint8_t { none, gelu, gelu_tanh, relu, tanh };
 
 /// What the i32 sum of an int8 product stands for, where C is f32, bf16 or fp16:
-///   (A B)(r, c) = (sum - row_zero[r] * col_sum[c]) * (row_scale[r] * col_scale[c])
+///   (A B)(r, c) = ((sum - row_zero[r] * col_sum[c]) * col_scale[c]) * row_scale[r]
 /// The bracket is exact modulo 2^32 and is then rounded to f32. Null: a scale of 1; zeros and sums go
 /// together.
 struct dequantization {

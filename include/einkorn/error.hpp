@@ -40,6 +40,13 @@ inline error_handler& current_error_handler() noexcept {
 #endif
 }
 
+/// A number in a message, small ones with their exponent.
+inline std::string shown(double number) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", number);
+  return text;
+}
+
 /// "gemm: b.rows 768 != a.cols 767"
 [[noreturn]] inline void fail_unequal(const char* function, const char* left_name, index left,
                                       const char* right_name, index right) {

@@ -84,11 +84,11 @@ inline index cross_entropy_count(const any_matrix& logits, std::span<const std::
 ///
 /// logits, dlogits: rows x classes, each f32, bf16 or fp16; dlogits may be logits itself.
 /// Per row in f32, losses added in double in the order of the rows: error of a row's loss
-/// (8 + classes / 64 + 2 max|logits|) * 2^-23; of dlogits |scale / divisor| times that and eps(dlogits).
-/// NaN propagates. Same ISA, same bits, for any number of threads. The first call of a number of rows
-/// allocates scratch memory for the calling thread.
-/// Throws einkorn::error before dlogits is touched: shapes, types, a target that is neither a class nor to
-/// be ignored, a divisor that is not positive although rows count. Truth: reference/loss.hpp
+/// (8 + classes / 64 + 2 max|logits|) * 2^-23; of dlogits |scale / divisor| times that and eps(dlogits),
+/// where |scale / divisor| / classes is at least 2^-60. NaN propagates. Same ISA, same bits, for any number
+/// of threads. The first call of a number of rows allocates scratch memory for the calling thread. Throws
+/// einkorn::error before dlogits is touched: shapes, types, a target that is neither a class nor to be
+/// ignored, a divisor that is not positive although rows count. Truth: reference/loss.hpp
 inline double cross_entropy(const any_matrix& logits, std::span<const std::int32_t> targets,
                             const cross_entropy_options& options = {}, const any_output& dlogits = {},
                             const executor& exec = default_executor()) {
@@ -101,7 +101,7 @@ inline double cross_entropy(const any_matrix& logits, std::span<const std::int32
     detail::require_same_or_apart(function, "dlogits", dlogits, "logits", logits);
   }
   if (counted > 0 && !(options.divisor > 0)) [[unlikely]]
-    detail::fail("cross_entropy: divisor " + std::to_string(options.divisor) + " is not positive, and " +
+    detail::fail("cross_entropy: divisor " + detail::shown(options.divisor) + " is not positive, and " +
                  std::to_string(counted) + " rows count");
   workspace_lease scratch(nullptr);
   double* const losses = scratch.doubles(logits.rows + 1);

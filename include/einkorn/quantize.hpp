@@ -24,6 +24,23 @@ struct quantized_rows {
   std::span<std::int32_t> zeros;
 };
 
+namespace detail {
+/// A number for each row of x, which is written while x is read and q written.
+template <class T>
+void require_numbers_of_rows(const char* function, const char* name, std::span<T> numbers,
+                             const any_matrix& x, const any_matrix& q) {
+  require_size(function, (std::string(name) + ".size").c_str(), numbers, "x.rows", x.rows);
+  const auto begin = reinterpret_cast<std::uintptr_t>(numbers.data()), end = begin + numbers.size_bytes();
+  const auto apart = [&](const any_matrix& m) {
+    const auto first = reinterpret_cast<std::uintptr_t>(m.data);
+    const index elements = m.rows == 0 ? 0 : (m.rows - 1) * m.stride + m.cols;
+    return end <= first || first + static_cast<std::uintptr_t>(elements * size_of(m.type)) <= begin;
+  };
+  if (!apart(x) || !apart(q)) [[unlikely]]
+    fail(std::string(function) + ": " + name + " overlap " + (apart(x) ? "q" : "x"));
+}
+}  // namespace detail
+
 /// lo = min(0, row's least), hi = max(0, row's greatest); scale = (hi - lo) / 255, zero = round(-lo / scale),
 /// q = round(x / scale) + zero within 0..255, to nearest even.
 ///
@@ -39,8 +56,8 @@ inline void quantize_rows(const any_matrix& x, const quantized_rows& out,
   detail::require_plain(function, "q", q);
   detail::require_same_shape(function, "q", q, "x", x);
   detail::require_same_or_apart(function, "q", q, "x", x);
-  detail::require_size(function, "scales.size", out.scales, "x.rows", x.rows);
-  detail::require_size(function, "zeros.size", out.zeros, "x.rows", x.rows);
+  detail::require_numbers_of_rows(function, "scales", out.scales, x, q);
+  detail::require_numbers_of_rows(function, "zeros", out.zeros, x, q);
   detail::kernels().quantize_rows({x, q, out.scales.data(), out.zeros.data(), nullptr, exec});
 }
 
@@ -53,8 +70,8 @@ inline void quantize_rows(const any_matrix& x, const matrix_view<std::int8_t>& q
   detail::require_plain(function, "q", q);
   detail::require_same_shape(function, "q", q, "x", x);
   detail::require_same_or_apart(function, "q", q, "x", x);
-  detail::require_size(function, "scales.size", scales, "x.rows", x.rows);
-  if (!sums.empty()) detail::require_size(function, "sums.size", sums, "x.rows", x.rows);
+  detail::require_numbers_of_rows(function, "scales", scales, x, q);
+  if (!sums.empty()) detail::require_numbers_of_rows(function, "sums", sums, x, q);
   detail::kernels().quantize_rows({x, q, scales.data(), nullptr, sums.empty() ? nullptr : sums.data(), exec});
 }
 
@@ -63,9 +80,17 @@ inline void quantize_rows(const any_matrix& x, const matrix_view<std::int8_t>& q
 class quantized_weights {
  public:
   quantized_weights() noexcept = default;
-  /// w: out x in, f32, bf16 or fp16, as a linear layer stores it.
+  /// The sum of products of so many bytes less its zero, 255 * 127 each, fits into 32 bits.
+  static constexpr index most_depth = 66311;
+
+  /// w: out x in, f32, bf16 or fp16, as a linear layer stores it; in is at most most_depth. Throws
+  /// einkorn::error otherwise.
   explicit quantized_weights(const any_matrix& w, const executor& exec = default_executor())
       : channels_(w.rows), scales_and_sums_(w.rows * 8) {
+    detail::require_real("quantized_weights", "w", w);
+    if (w.cols > most_depth) [[unlikely]]
+      detail::fail("quantized_weights: w.cols " + std::to_string(w.cols) + ", at most " +
+                   std::to_string(most_depth) + " products fit into sums of 32 bits");
     const buffer bytes(w.rows * w.cols);
     const matrix_view<std::int8_t> q(static_cast<std::int8_t*>(bytes.data()), w.rows, w.cols);
     const auto count = static_cast<std::size_t>(w.rows);

@@ -26,7 +26,7 @@ namespace detail {
 
 inline void require_probability(const char* function, float p) {
   if (!(p >= 0 && p < 1)) [[unlikely]]
-    fail(std::string(function) + ": dropout probability " + std::to_string(p) + " is not in [0, 1)");
+    fail(std::string(function) + ": dropout probability " + shown(p) + " is not in [0, 1)");
 }
 
 /// t of dropout_spec; never 65536, so that the scale stays finite.
@@ -41,6 +41,12 @@ constexpr float dropout_scale(std::uint32_t threshold) noexcept {
 /// The probability, and the sequences one after the other over all rows.
 inline void require_dropout(const char* function, const dropout_spec& spec, index rows, index cols) {
   require_probability(function, spec.p);
+  constexpr index most = index{1} << 35;  // index / 8 is a counter word of 32 bits
+  const auto require_numbers = [&](index sample_rows) {
+    if (spec.p > 0 && cols > 0 && sample_rows > most / cols) [[unlikely]]
+      fail(std::string(function) + ": " + std::to_string(sample_rows) + " x " + std::to_string(cols) +
+           " elements in a sample, dropout can number 2^35");
+  };
   index next = 0;
   for (std::size_t i = 0; i < spec.sequences.size(); ++i) {
     const sequence& s = spec.sequences[i];
@@ -48,13 +54,13 @@ inline void require_dropout(const char* function, const dropout_spec& spec, inde
       fail(std::string(function) + ": sequences[" + std::to_string(i) + "] has first_row " +
            std::to_string(s.first_row) + " and " + std::to_string(s.rows) + " rows, expected first_row " +
            std::to_string(next));
+    require_numbers(s.rows);
     next += s.rows;
   }
-  if (!spec.sequences.empty()) require_equal(function, "rows of the sequences", next, "rows", rows);
-  constexpr index most = index{1} << 35;  // index / 8 is a counter word of 32 bits
-  if (cols > 0 && rows > most / cols) [[unlikely]]
-    fail(std::string(function) + ": " + std::to_string(rows) + " x " + std::to_string(cols) +
-         " elements, dropout can number 2^35 in a sample");
+  if (spec.sequences.empty())
+    require_numbers(rows);
+  else
+    require_equal(function, "rows of the sequences", next, "rows", rows);
 }
 
 }  // namespace detail

@@ -49,10 +49,10 @@ inline vf gemm_sum(const dequantization& d, const std::int32_t* acc, index row, 
     for (index i = 0; i < count; ++i) col_sums[i] = d.col_sum[col + i];
     value = integer_difference(acc, d.row_zero[row], col_sums);
   }
-  vf scale = broadcast(d.row_scale != nullptr ? d.row_scale[row] : 1);
+  // One scale after the other: their product alone could leave the range of f32.
   if (d.col_scale != nullptr)
-    scale *= count >= vf_size ? load(d.col_scale + col) : load_first(d.col_scale + col, count);
-  return value * scale;
+    value *= count >= vf_size ? load(d.col_scale + col) : load_first(d.col_scale + col, count);
+  return d.row_scale != nullptr ? value * broadcast(d.row_scale[row]) : value;
 }
 
 EINKORN_END_LEVEL
