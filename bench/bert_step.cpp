@@ -90,9 +90,9 @@ work work_of(const std::string& phase, const bert_qa::bert_config& c, double row
   if (phase == "attention") return {layers * 4 * rows_times_keys * h, 0};
   if (phase == "attention_backward") return {layers * 10 * rows_times_keys * h, 0};
   if (phase == "pack_weights") return {0, weights * (4 + 2 * (e < 4 ? e : 4))};
-  if (phase == "embedding") return {0, rows * h * (4 + 4 + 4 + e)};
+  if (phase == "embedding") return {0, rows * h * (4 + 4 + 4 + (e < 4 ? e : 0))};
   if (phase == "layernorm") return {0, layers * 2 * rows * h * (e + 4 + 4 + 4 + (e < 4 ? e : 0))};
-  if (phase == "gelu_backward") return {0, layers * rows * i * 3 * e};
+  if (phase == "gelu_backward") return {0, layers * rows * i * 5 * e};  // and the activation again, for dW
   if (phase == "layernorm_backward") return {0, layers * 2 * rows * h * (4 + 4 + 4 + e)};
   if (phase == "embedding_backward") return {0, rows * h * 12};
   if (phase == "gradient_norm") return {0, parameters * 4};

@@ -66,12 +66,15 @@ void contest::measure() {
     c.calls = std::max(1, static_cast<int>(std::ceil(block / time)));
     c.warm = time < 2e-3;
   }
-  for (const double time : once)
-    if (time < 4 * fastest) all += std::max(time, block) + (time < 2e-3 ? time : 0);
+  const auto has_all_rounds = [&](std::size_t i) {
+    return is_limit(contestants_[i].name) || once[i] <= 4 * fastest;
+  };
+  for (std::size_t i = 0; i < contestants_.size(); ++i)
+    if (has_all_rounds(i)) all += std::max(once[i], block) + (once[i] < 2e-3 ? once[i] : 0);
   const double budget = settings().seconds * static_cast<double>(contestants_.size());
   const int rounds = std::clamp(static_cast<int>(budget / all), least, most);
   for (std::size_t i = 0; i < contestants_.size(); ++i)
-    contestants_[i].rounds = once[i] > 10 * fastest ? 1 : once[i] > 4 * fastest ? 3 : rounds;
+    contestants_[i].rounds = has_all_rounds(i) ? rounds : once[i] > 10 * fastest ? 1 : 3;
 
   for (int round = 0; round < rounds; ++round) {
     for (std::size_t k = 0; k < contestants_.size(); ++k) {

@@ -2,7 +2,7 @@
 //
 // One process measures one ISA level (EINKORN_ISA, else the highest) and one number of threads, because
 // several peers read both once, when they start. Our own options stand before Google Benchmark's:
-//   --threads=1      threads of both sides; 1 also binds the process to one core
+//   --threads=1      threads of both sides; the process is bound to as many cores
 //   --seconds=0.3    of measured calls for each contestant of a benchmark
 //   --peers=a,b      only these, or none
 //   --quick          the few benchmarks that a first look needs
@@ -11,6 +11,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -37,11 +38,14 @@ const char* value_of(const char* argument, const char* name) {
 /// run-time library has read its part already.
 void start_again_in_peers_environment(char** argv) {
   if (std::getenv("EINKORN_BENCH_ENVIRONMENT") != nullptr) return;
-  if (chosen.threads == 1) {  // some peers count the cores that they may use, and listen to nothing else
-    cpu_set_t one;
-    CPU_ZERO(&one);
-    CPU_SET(std::max(0, sched_getcpu()), &one);
-    sched_setaffinity(0, sizeof(one), &one);
+  // Some peers count the cores that they may use, and listen to nothing else.
+  cpu_set_t may, chosen_ones;
+  CPU_ZERO(&chosen_ones);
+  if (sched_getaffinity(0, sizeof(may), &may) == 0 && CPU_COUNT(&may) > chosen.threads) {
+    if (chosen.threads == 1) CPU_SET(std::max(0, sched_getcpu()), &chosen_ones);
+    for (int cpu = 0; CPU_COUNT(&chosen_ones) < chosen.threads; ++cpu)
+      if (CPU_ISSET(cpu, &may)) CPU_SET(cpu, &chosen_ones);
+    sched_setaffinity(0, sizeof(chosen_ones), &chosen_ones);
   }
   for (const auto& [name, value] : peer_environment(chosen.threads)) setenv(name.c_str(), value.c_str(), 0);
   setenv("EINKORN_BENCH_ENVIRONMENT", "1", 1);

@@ -56,6 +56,12 @@ std::function<void()> execution(dnnl::primitive primitive, arguments args) {
   };
 }
 
+constexpr const char* only_reference = "only its reference implementation takes this";
+
+bool is_reference(const dnnl::primitive_desc_base& description) {
+  return std::string(description.impl_info_str()).find("ref") != std::string::npos;
+}
+
 const char* prepare_gemm(const peer_gemm* p, void** handle) {
   return guarded(handle, [&]() -> const char* {
     use_threads(p->threads);
@@ -70,8 +76,7 @@ const char* prepare_gemm(const peer_gemm* p, void** handle) {
     const memory::desc c = describe(p->c_type, p->rows, p->cols, false);
     const memory::desc free_choice(b.get_dims(), type_of(p->b_type), memory::format_tag::any);
     const dnnl::matmul::primitive_desc chosen(engine(), a, p->packed != 0 ? free_choice : b, c);
-    if (std::string(chosen.impl_info_str()).find("ref") != std::string::npos)
-      return "only its reference implementation takes this";
+    if (is_reference(chosen)) return only_reference;
     memory plain(b, engine(), const_cast<void*>(p->b)), weights = plain;
     if (p->packed != 0) {
       weights = memory(chosen.weights_desc(), engine());
@@ -94,7 +99,9 @@ const char* prepare_rows(const peer_rows* p, void** handle) {
     const auto vector = [&](float* data, std::int64_t size) {
       return memory({{size}, memory::data_type::f32, memory::format_tag::a}, engine(), data);
     };
-    const auto accept = [&](dnnl::primitive primitive, arguments args) {
+    const auto accept = [&]<class Primitive>(const Primitive& primitive, const auto& description,
+                                             arguments args) -> const char* {
+      if (is_reference(description)) return only_reference;
       return bench_peer::accept(handle, execution(primitive, std::move(args)));
     };
     if (p->operation == peer_softmax || p->operation == peer_softmax_backward) {
@@ -102,26 +109,28 @@ const char* prepare_rows(const peer_rows* p, void** handle) {
       const dnnl::softmax_forward::primitive_desc forward(engine(), prop_kind::forward_training, accurate,
                                                           matrix, matrix, 1);
       if (p->operation == peer_softmax)
-        return accept(dnnl::softmax_forward(forward),
+        return accept(dnnl::softmax_forward(forward), forward,
                       {{DNNL_ARG_SRC, whole(p->x)}, {DNNL_ARG_DST, whole(p->y)}});
       const dnnl::softmax_backward::primitive_desc backward(engine(), accurate, matrix, matrix, matrix, 1,
                                                             forward);
-      return accept(dnnl::softmax_backward(backward), {{DNNL_ARG_DST, whole(p->y)},
-                                                       {DNNL_ARG_DIFF_DST, whole(p->dy)},
-                                                       {DNNL_ARG_DIFF_SRC, whole(p->dx)}});
+      return accept(dnnl::softmax_backward(backward), backward,
+                    {{DNNL_ARG_DST, whole(p->y)},
+                     {DNNL_ARG_DIFF_DST, whole(p->dy)},
+                     {DNNL_ARG_DIFF_SRC, whole(p->dx)}});
     }
     if (p->operation == peer_gelu || p->operation == peer_gelu_backward) {
       const auto gelu = dnnl::algorithm::eltwise_gelu_erf;
       const dnnl::eltwise_forward::primitive_desc forward(engine(), prop_kind::forward_training, gelu, matrix,
                                                           matrix, 0.f, 0.f);
       if (p->operation == peer_gelu)
-        return accept(dnnl::eltwise_forward(forward),
+        return accept(dnnl::eltwise_forward(forward), forward,
                       {{DNNL_ARG_SRC, whole(p->x)}, {DNNL_ARG_DST, whole(p->y)}});
       const dnnl::eltwise_backward::primitive_desc backward(engine(), gelu, matrix, matrix, matrix, 0.f, 0.f,
                                                             forward);
-      return accept(dnnl::eltwise_backward(backward), {{DNNL_ARG_SRC, whole(p->x)},
-                                                       {DNNL_ARG_DIFF_DST, whole(p->dy)},
-                                                       {DNNL_ARG_DIFF_SRC, whole(p->dx)}});
+      return accept(dnnl::eltwise_backward(backward), backward,
+                    {{DNNL_ARG_SRC, whole(p->x)},
+                     {DNNL_ARG_DIFF_DST, whole(p->dy)},
+                     {DNNL_ARG_DIFF_SRC, whole(p->dx)}});
     }
     const auto flags = dnnl::normalization_flags::use_scale | dnnl::normalization_flags::use_shift;
     const dnnl::layer_normalization_forward::primitive_desc forward(engine(), prop_kind::forward_training,
@@ -134,7 +143,7 @@ const char* prepare_rows(const peer_rows* p, void** handle) {
     arguments args = common;
     if (p->operation == peer_layernorm) {
       args.insert({DNNL_ARG_DST, whole(p->y)});
-      return accept(dnnl::layer_normalization_forward(forward), args);
+      return accept(dnnl::layer_normalization_forward(forward), forward, args);
     }
     const dnnl::layer_normalization_backward::primitive_desc backward(engine(), prop_kind::backward, matrix,
                                                                       matrix, matrix, 1e-12f, flags, forward);
@@ -142,7 +151,7 @@ const char* prepare_rows(const peer_rows* p, void** handle) {
                  {DNNL_ARG_DIFF_SRC, whole(p->dx)},
                  {DNNL_ARG_DIFF_SCALE, vector(p->dgamma, p->cols)},
                  {DNNL_ARG_DIFF_SHIFT, vector(p->dbeta, p->cols)}});
-    return accept(dnnl::layer_normalization_backward(backward), args);
+    return accept(dnnl::layer_normalization_backward(backward), backward, args);
   });
 }
 

@@ -56,12 +56,12 @@ def geometric_mean(values):
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
-def machine_of(document):
-    context = document["context"]
+def machine_of(documents):
+    context = documents[0]["context"]
     lines = [f"{context['einkorn_cpu']}, level `{context['einkorn_isa']}`, {context['date'][:10]}."]
-    known = [key for key in context if key.startswith("peer_")]
-    present = [context[key] for key in known if not context[key].startswith("absent")]
-    absent = [f"{key[5:]} ({context[key][8:]})" for key in known if context[key].startswith("absent")]
+    peers = {key: value for d in reversed(documents) for key, value in d["context"].items() if key.startswith("peer_")}
+    present = [value for value in peers.values() if not value.startswith("absent")]
+    absent = [f"{key[5:]} ({value[8:]})" for key, value in peers.items() if value.startswith("absent")]
     lines.append("Peers: " + "; ".join(present) + "." if present else "No peers.")
     if absent:
         lines.append("Absent: " + "; ".join(absent) + ".")
@@ -228,7 +228,7 @@ def step_table(document):
             for n, r in c["rivals"].items())
         absent = "; ".join(f"{PEER_NAMES.get(n, n)}: {why}" for n, why in c["absent"].items())
         body.append([c["name"] + (" (!)" if "error" in c else ""), f"{time:.3f}", f"{own['peak_rss_gib']:.2f}",
-                     f"{100 * own['mfu']:.0f} %", rivals, absent])
+                     "" if c["precision"] == "int8" else f"{100 * own['mfu']:.0f} %", rivals, absent])
     return table(["case", "s", "peak GiB", "MFU", "peer's time over ours", "absent"], body)
 
 
@@ -349,11 +349,11 @@ def plot_roofline(plt, rows, folder, byte_rate):
 
 CATEGORIES = [("linear layers", ("linear", "linear_dx", "linear_dw", "pack_weights")),
               ("attention", ("attention", "attention_backward")),
-              ("layer norm, residual (peers: and all dropout)", ("layernorm", "layernorm_backward")),
-              ("GELU", ("gelu_backward",)),
+              ("layer norm, residual (peers: dropout's random numbers)", ("layernorm", "layernorm_backward")),
+              ("GELU (ours: backward)", ("gelu_backward",)),
               ("embedding, head, loss", ("embedding", "embedding_backward", "head_and_loss")),
               ("norm and AdamW", ("gradient_norm", "adamw")),
-              ("rest", ("rest",))]
+              ("rest (peers: dropout's products, residual, biases)", ("rest",))]
 TORCH_CATEGORIES = {"linear": 0, "attention": 1, "dropout": 2, "layernorm": 2, "gelu": 3, "embedding": 4, "optimizer": 5,
                     "rest": 6}
 
@@ -430,9 +430,9 @@ def main():
     products, operations = list(gemm_rows(gemm)), list(rows_rows(rows))
     mark_disturbed(products)
     if products:
-        parts["gemm"] = machine_of(gemm[0]) + "\n\n" + gemm_tables(products)
+        parts["gemm"] = machine_of(gemm) + "\n\n" + gemm_tables(products)
     if operations:
-        parts["rows"] = machine_of(rows[0]) + "\n\n" + rows_table(operations) + "\n"
+        parts["rows"] = machine_of(rows) + "\n\n" + rows_table(operations) + "\n"
     if torch:
         parts["rows"] = parts.get("rows", "") + "\n" + torch_table(torch) + "\n"
     if step:

@@ -100,10 +100,10 @@ measure() {
 rm -f "$results"/*.json
 seconds=0.15
 [ ${#quick[@]} -gt 0 ] && seconds=0.04
-highest=$("$bench" --peers=none --benchmark_filter=^none 2>&1 | sed -n 's/^einkorn_isa: //p')
 if wants gemm; then
   measure gemm_1 --threads=1 --seconds=$seconds --benchmark_filter=^gemm
   [ "$threads" -gt 1 ] && measure gemm_2 --threads="$threads" --seconds=$seconds --benchmark_filter='^gemm'
+  highest=$(sed -n 's/.*"einkorn_isa": "\(.*\)".*/\1/p' "$results/gemm_1.json")
   if [ "$highest" != avx2 ] && [ "$highest" != baseline ] && [ ${#quick[@]} -eq 0 ]; then
     EINKORN_ISA=avx2 measure gemm_avx2 --threads=1 --seconds=0.1 --peers=onednn,openblas,mkl \
                      --benchmark_filter='^gemm(_bias_gelu)?/(f32|bf16|fp16|u8s8)/'
@@ -115,6 +115,7 @@ if wants rows; then
     measure rows_1 --threads=1 --seconds=$seconds --benchmark_filter='/cache/|^attention'
   if [ -n "$(python_of torch)" ]; then
     echo "== torch_ops"
+    LD_PRELOAD=$(found "/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4") \
     "$(python_of torch)" bench/torch_ops.py --bench "$bench" --threads "$threads" "${quick[@]}" \
                          --out "$results/torch_ops.json" | tee "$results/torch_ops.txt"
   fi

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 
 from statistics_of_pairs import median_interval
@@ -55,20 +56,24 @@ class Child:
     def __init__(self, name, command, environment):
         self.name, self.seconds, self.losses, self.final = name, [], [], {}
         self.profiled = name in ("torch", "ipex")
+        self.complaints = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
+                                        stderr=self.complaints, text=True, env={**os.environ, **environment})
 
     def ask(self, request):
-        self.process.stdin.write(request + "\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
+        try:
+            self.process.stdin.write(request + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
         if not answer:
-            text = self.process.stderr.read().strip().splitlines()
+            self.complaints.seek(0)
+            text = self.complaints.read().strip().splitlines()
             raise RuntimeError(f"{self.name}: {text[-1] if text else 'ended without an answer'}")
         return json.loads(answer)
 
     def close(self):
-        self.process.stdin.close()
         self.process.kill()
         self.process.wait()
 
@@ -87,11 +92,13 @@ def commands(options, c):
               str(c["length"]), "--lengths", ",".join(map(str, c["lengths"])), "--threads", threads]
     shared += ["--inference"] if c["inference"] else []
     environment = {"OMP_NUM_THREADS": threads}
+    tcmalloc = first_that_exists("/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4",
+                                 "/usr/lib/x86_64-linux-gnu/libtcmalloc.so.4")
+    if not tcmalloc:
+        print("step.py: tcmalloc is not installed: PyTorch runs without it", file=sys.stderr)
     own_precision = "bf16" if c["precision"] == "int8" else c["precision"]
     yield "einkorn", [options.bert_step, *shared, "--precision", own_precision, *c["ours"]], environment
     folder = os.path.dirname(os.path.abspath(__file__))
-    tcmalloc = first_that_exists("/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4",
-                                 "/usr/lib/x86_64-linux-gnu/libtcmalloc.so.4")
     for peer in c["peers"]:
         if peer == "einkorn_f32":
             yield peer, [options.bert_step, *shared, "--precision", "f32"], environment
@@ -133,17 +140,33 @@ def run(options, c):
                 if name == "einkorn":
                     return {**c, "error": str(error)}
         rounds = (7 if options.quick else 15) if c["inference"] else (2 if options.quick else options.rounds)
+
+        def asked(child, request):
+            """The answer, or None of a peer that ends now: it is absent from here on."""
+            try:
+                return child.ask(request)
+            except RuntimeError as error:
+                if child is children[0]:
+                    raise
+                absent[child.name] = str(error)
+                return None
+
         for number in range(rounds):
             order = children if number % 2 == 0 else children[::-1]
             for child in order:
+                if child.name in absent:
+                    continue
                 time.sleep(0.3)  # the threads of the one before go to sleep
-                answer = child.ask("run 0.4" if c["inference"] else "run 0")
-                child.seconds.append(answer["seconds"])
-                child.losses.append(answer["loss"])
+                if answer := asked(child, "run 0.4" if c["inference"] else "run 0"):
+                    child.seconds.append(answer["seconds"])
+                    child.losses.append(answer["loss"])
         for child in children:
-            if child.profiled and not options.quick and not c["inference"]:
-                child.ask("profile")
-            child.final = child.ask("end")
+            if child.name not in absent and child.profiled and not options.quick and not c["inference"]:
+                asked(child, "profile")
+            if child.name not in absent:
+                child.final = asked(child, "end") or {}
+    except RuntimeError as error:
+        return {**c, "error": str(error)}
     finally:
         for child in children:
             child.close()
@@ -151,12 +174,14 @@ def run(options, c):
     result = {**c, "seconds": ours.seconds, "losses": ours.losses, "einkorn": ours.final, "absent": absent,
               "rivals": {}}
     for child in children[1:]:
+        if child.name in absent:
+            continue
         median, low, high = median_interval([theirs / own for theirs, own in zip(child.seconds, ours.seconds)])
         result["rivals"][child.name] = {"seconds": child.seconds, "losses": child.losses, "ratio": median,
                                         "low": low, "high": high, "final": child.final}
     if not c["inference"]:
         # Random weights: every loss begins near log(length), whoever computes it.
-        first = {child.name: child.losses[0] for child in children}
+        first = {child.name: child.losses[0] for child in children if child.name not in absent}
         if max(first.values()) - min(first.values()) > 2:
             result["error"] = f"the programs do not compute the same: first losses {first}"
     return result

@@ -2,7 +2,8 @@
 
     torch_ops.py --bench EINKORN_BENCH --out FILE [--threads N] [--quick]
 
-Run it with the Python of an environment that has PyTorch. einkorn answers from a process of its own
+Run it with the Python of an environment that has PyTorch, and with LD_PRELOAD=libtcmalloc_minimal.so.4, without which
+"usual" measures page faults. einkorn answers from a process of its own
 (einkorn_bench --serve). PyTorch is measured twice: writing into the same output every time ("out"), where
 it has a way to, and as it is usually called, allocating the output ("usual").
 """
@@ -122,9 +123,9 @@ def gradient_norm(t):
 
 def attention(dropout_p, backward):
     def make(t):
-        # [batch, heads, length, columns] views of what one projection writes, as Transformers makes them.
-        qkv = torch.randn(12, LENGTH, 3, 12, 64).to(t).requires_grad_(backward)
-        q, k, v = (qkv[:, :, i].transpose(1, 2) for i in range(3))
+        # [batch, heads, length, columns] views of what three projections write, as Transformers makes them.
+        leaves = [torch.randn(12, LENGTH, 12, 64).to(t).requires_grad_(backward) for _ in range(3)]
+        q, k, v = (leaf.transpose(1, 2) for leaf in leaves)
 
         def plain():
             p = torch.nn.functional.softmax(q @ k.transpose(2, 3) * 0.125, -1)
@@ -144,7 +145,8 @@ def attention(dropout_p, backward):
         dout = torch.randn_like(out)
 
         def call():
-            qkv.grad = None
+            for leaf in leaves:
+                leaf.grad = None
             out.backward(dout, retain_graph=True)
         return {"usual": call}
     return make
@@ -161,8 +163,9 @@ QUICK = ["softmax", "layernorm", "gelu", "dropout", "attention"]
 
 class Einkorn:
     def __init__(self):
+        environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
         self.process = subprocess.Popen([args.bench, "--serve", f"--threads={args.threads}"], text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
     def ask(self, request):
         self.process.stdin.write(request + "\n")
@@ -218,7 +221,7 @@ def main():
                             for k, v in row["rivals"].items()), flush=True)
             with open(args.out, "w") as file:
                 json.dump({"date": time.strftime("%Y-%m-%d"), "torch": torch.__version__, "threads": args.threads,
-                           "rows": rows}, file, indent=1)
+                           "preload": os.environ.get("LD_PRELOAD", ""), "rows": rows}, file, indent=1)
     ours.process.stdin.close()
     ours.process.wait()
 
