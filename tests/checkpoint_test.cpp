@@ -308,13 +308,11 @@ TEST_CASE("what is removed is whole and unfinished checkpoints, of this program 
   CHECK(is_unused(folder.path));
   CHECK(!latest_checkpoint(folder.path));
   // Killed while the first was written: as good as empty.
-  const pid_t child = ::fork();
-  if (child == 0) {
+  CHECK(killed_in([&] {
     const atomic_folder out(folder / "checkpoint-3");
     write_file_atomically(out.path() / "model.safetensors", "half");
     ::raise(SIGKILL);
-  }
-  ::waitpid(child, nullptr, 0);
+  }));
   const std::set<std::string> left = {".checkpoint-3.lock", ".checkpoint-3.partial"};
   CHECK(names_in(folder.path) == left);
   CHECK(is_unused(folder.path));

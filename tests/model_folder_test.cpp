@@ -9,6 +9,7 @@
 #include "files.hpp"
 #include "input_error.hpp"
 #include "scratch_folder.hpp"
+#include "text_fixture.hpp"
 
 using namespace bert_qa;
 using nlohmann::json;
@@ -298,18 +299,8 @@ TEST_CASE("a tokenizer of a class that is not BERT's own is that of tokenizer.js
   CHECK(message_of<input_error>([&] { read_model_files(folder.path); }) ==
         (folder / "tokenizer.json").string() +
             ": expected the tokenizer, as tokenizer_class in tokenizer_config.json says, found no such file");
-  const json tokenizer = {{"normalizer",
-                           {{"type", "BertNormalizer"},
-                            {"clean_text", true},
-                            {"handle_chinese_chars", true},
-                            {"lowercase", false}}},
-                          {"pre_tokenizer", {{"type", "BertPreTokenizer"}}},
-                          {"model",
-                           {{"type", "WordPiece"},
-                            {"unk_token", "[UNK]"},
-                            {"continuing_subword_prefix", "##"},
-                            {"max_input_chars_per_word", 100},
-                            {"vocab", {{"[PAD]", 0}, {"[UNK]", 1}, {"[CLS]", 2}, {"[SEP]", 3}, {"a", 4}}}}}};
+  json tokenizer = cased_tokenizer_json();
+  tokenizer["model"]["vocab"] = {{"[PAD]", 0}, {"[UNK]", 1}, {"[CLS]", 2}, {"[SEP]", 3}, {"a", 4}};
   put(folder / "tokenizer.json", tokenizer.dump());
   const model_files read = read_model_files(folder.path);
   CHECK_FALSE(read.tokenizer.do_lower_case);

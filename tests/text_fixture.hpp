@@ -22,6 +22,21 @@ inline std::string test_data(const std::string& name) {
 
 inline nlohmann::json test_json(const std::string& name) { return nlohmann::json::parse(test_data(name)); }
 
+/// A tokenizer.json of BERT's that keeps upper case, without its vocabulary.
+inline nlohmann::json cased_tokenizer_json() {
+  return {{"normalizer",
+           {{"type", "BertNormalizer"},
+            {"clean_text", true},
+            {"handle_chinese_chars", true},
+            {"lowercase", false}}},
+          {"pre_tokenizer", {{"type", "BertPreTokenizer"}}},
+          {"model",
+           {{"type", "WordPiece"},
+            {"unk_token", "[UNK]"},
+            {"continuing_subword_prefix", "##"},
+            {"max_input_chars_per_word", 100}}}};
+}
+
 /// The key "examples" of the fixtures of make_squad_fixture.py.
 inline std::vector<bert_qa::example> fixture_examples(const nlohmann::json& fixture) {
   std::vector<bert_qa::example> out;

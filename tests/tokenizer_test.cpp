@@ -205,18 +205,9 @@ TEST_CASE("tokenizer.json, where the class is not BERT's own") {
     CHECK_FALSE(bert_qa::parse_tokenizer_config(bytes, "t.json").from_tokenizer_json);
   }
 
-  const nlohmann::json cased = {{"normalizer",
-                                 {{"type", "BertNormalizer"},
-                                  {"clean_text", false},
-                                  {"handle_chinese_chars", false},
-                                  {"strip_accents", nullptr},
-                                  {"lowercase", false}}},
-                                {"pre_tokenizer", {{"type", "BertPreTokenizer"}}},
-                                {"model",
-                                 {{"type", "WordPiece"},
-                                  {"unk_token", "[UNK]"},
-                                  {"continuing_subword_prefix", "##"},
-                                  {"max_input_chars_per_word", 100}}}};
+  nlohmann::json cased = cased_tokenizer_json();
+  cased["normalizer"]["clean_text"] = cased["normalizer"]["handle_chinese_chars"] = false;
+  cased["normalizer"]["strip_accents"] = nullptr;
   const auto read = [](const nlohmann::json& file) {
     tokenizer_options options;
     options.strip_accents = true;  // of tokenizer_config.json: it does not count

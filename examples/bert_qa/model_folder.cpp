@@ -254,8 +254,7 @@ namespace {
 /// Transformers 5 saves no vocab.txt: the same tokens are in tokenizer.json, with their numbers. A number
 /// without a token, as that of the first of two equal lines of a vocab.txt, becomes an empty line, which no
 /// text matches.
-std::string vocab_of(const std::string& tokenizer_json, const std::string& source, std::int64_t vocab_size) {
-  const json tokenizer = parse_object(tokenizer_json, source);
+std::string vocab_of(const json& tokenizer, const std::string& source, std::int64_t vocab_size) {
   const auto model = tokenizer.find("model");
   const std::string expected = "model.vocab of a WordPiece tokenizer, numbered from 0 to " +
                                std::to_string(vocab_size - 1) + " (vocab_size of config.json)";
@@ -322,7 +321,7 @@ class added_tokens {
   std::vector<std::string> known_;
 };
 
-void refuse_added_tokens(const fs::path& folder, const model_files& files) {
+void refuse_added_tokens(const fs::path& folder, const model_files& files, const json& tokenizer) {
   const added_tokens refuse(files.tokenizer);
   bool older = true;  // files of older versions, which are read where a newer has not said it all
   if (const std::string name = (folder / "tokenizer_config.json").string();
@@ -337,8 +336,7 @@ void refuse_added_tokens(const fs::path& folder, const model_files& files) {
     const json tokens = parse_object(read_text(name), name);
     for (const auto& [token, number] : tokens.items()) refuse.one(token, {name, ""});
   }
-  if (const std::string name = (folder / "tokenizer.json").string(); !files.tokenizer_json.empty())
-    refuse.all(parse_object(files.tokenizer_json, name), "added_tokens", {name, ""});
+  refuse.all(tokenizer, "added_tokens", {(folder / "tokenizer.json").string(), ""});
 }
 
 }  // namespace
@@ -360,15 +358,17 @@ model_files read_model_files(const fs::path& folder) {
   } else if (is_file(tokenizer)) {
     files.tokenizer_json = read_text(tokenizer);
   }
+  const json parsed =
+      files.tokenizer_json.empty() ? json::object() : parse_object(files.tokenizer_json, tokenizer.string());
   const bool has_list = !files.tokenizer.from_tokenizer_json && is_file(folder / "vocab.txt");
   if (has_list || files.tokenizer_json.empty()) {
     files.vocab_source = (folder / "vocab.txt").string();
     files.vocab = read_text(files.vocab_source, "a vocabulary, a token a line");
   } else {
     files.vocab_source = tokenizer.string();
-    files.vocab = vocab_of(files.tokenizer_json, files.vocab_source, files.config.vocab_size);
+    files.vocab = vocab_of(parsed, files.vocab_source, files.config.vocab_size);
   }
-  refuse_added_tokens(folder, files);
+  refuse_added_tokens(folder, files, parsed);
   return files;
 }
 

@@ -356,9 +356,8 @@ class session {
   void end_trained(const train_results& known) {
     if (given_.output_dir.empty()) return;
     tidy_checkpoints(given_.output_dir, state_.global_step, given_.save_total_limit);
-    save_trained();
     state_.log_results(complete_train_results(given_.output_dir, known));
-    save_json(given_.output_dir / "trainer_state.json", to_json(state_));
+    save_trained();
   }
 
   void save_trained() const {

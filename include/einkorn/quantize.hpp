@@ -10,6 +10,7 @@
 #pragma once
 
 #include <span>
+#include <utility>
 
 #include "detail/quantize_args.hpp"
 #include "detail/row_checks.hpp"
@@ -25,19 +26,15 @@ struct quantized_rows {
 };
 
 namespace detail {
-/// A number for each row of x, which is written while x is read and q written.
+/// numbers: of rows, written while x is read and q is written.
 template <class T>
-void require_numbers_of_rows(const char* function, const char* name, std::span<T> numbers,
-                             const any_matrix& x, const any_matrix& q) {
-  require_size(function, (std::string(name) + ".size").c_str(), numbers, "x.rows", x.rows);
-  const auto begin = reinterpret_cast<std::uintptr_t>(numbers.data()), end = begin + numbers.size_bytes();
-  const auto apart = [&](const any_matrix& m) {
-    const auto first = reinterpret_cast<std::uintptr_t>(m.data);
-    const index elements = m.rows == 0 ? 0 : (m.rows - 1) * m.stride + m.cols;
-    return end <= first || first + static_cast<std::uintptr_t>(elements * size_of(m.type)) <= begin;
-  };
-  if (!apart(x) || !apart(q)) [[unlikely]]
-    fail(std::string(function) + ": " + name + " overlap " + (apart(x) ? "q" : "x"));
+void require_apart(const char* function, const char* name, std::span<T> numbers, const any_matrix& x,
+                   const any_matrix& q) {
+  const footprint own{reinterpret_cast<std::uintptr_t>(numbers.data()), 1,
+                      static_cast<index>(numbers.size_bytes()), 0};
+  for (const auto& [other, m] : {std::pair("x", &x), std::pair("q", &q)})
+    if (overlap(own, footprint_of(*m))) [[unlikely]]
+      fail(std::string(function) + ": " + name + " overlap " + other);
 }
 }  // namespace detail
 
@@ -56,8 +53,10 @@ inline void quantize_rows(const any_matrix& x, const quantized_rows& out,
   detail::require_plain(function, "q", q);
   detail::require_same_shape(function, "q", q, "x", x);
   detail::require_same_or_apart(function, "q", q, "x", x);
-  detail::require_numbers_of_rows(function, "scales", out.scales, x, q);
-  detail::require_numbers_of_rows(function, "zeros", out.zeros, x, q);
+  detail::require_size(function, "scales.size", out.scales, "x.rows", x.rows);
+  detail::require_size(function, "zeros.size", out.zeros, "x.rows", x.rows);
+  detail::require_apart(function, "scales", out.scales, x, q);
+  detail::require_apart(function, "zeros", out.zeros, x, q);
   detail::kernels().quantize_rows({x, q, out.scales.data(), out.zeros.data(), nullptr, exec});
 }
 
@@ -70,8 +69,10 @@ inline void quantize_rows(const any_matrix& x, const matrix_view<std::int8_t>& q
   detail::require_plain(function, "q", q);
   detail::require_same_shape(function, "q", q, "x", x);
   detail::require_same_or_apart(function, "q", q, "x", x);
-  detail::require_numbers_of_rows(function, "scales", scales, x, q);
-  if (!sums.empty()) detail::require_numbers_of_rows(function, "sums", sums, x, q);
+  detail::require_size(function, "scales.size", scales, "x.rows", x.rows);
+  if (!sums.empty()) detail::require_size(function, "sums.size", sums, "x.rows", x.rows);
+  detail::require_apart(function, "scales", scales, x, q);
+  detail::require_apart(function, "sums", sums, x, q);
   detail::kernels().quantize_rows({x, q, scales.data(), nullptr, sums.empty() ? nullptr : sums.data(), exec});
 }
 

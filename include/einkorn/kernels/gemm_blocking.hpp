@@ -280,7 +280,7 @@ struct gemm_blocking {
     shared_bytes = b != gemm_b::shared ? 0
                    : by_block          ? round_up(panel_count(chunk_cols) * panel_bytes(0), 64)
                                        : round_up(packed_bytes(chunk_cols), 64);
-    prefetches_a = a == gemm_a::in_place && blocks == 1 && panel_count(own_cols) <= 8 &&
+    prefetches_a = b_share == 0 && a == gemm_a::in_place && blocks == 1 && panel_count(own_cols) <= 8 &&
                    a_stride == depth * size_of(g.a.type);
   }
 };

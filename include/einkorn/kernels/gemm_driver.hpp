@@ -266,7 +266,7 @@ class gemm_driver : gemm_call<Kernel> {
               ? scratch + (row - at.pass) * cut.a_stride
               : scratch + (row - at.pass) / cut.tile_rows * gemm_a_panel_bytes(t.groups, cut.a_step);
     // What is read few times, from memory: each tile fetches a share of the next rows of A or panels of B.
-    const bool fetches_a = cut.prefetches_a && cut.b_share == 0 && row + cut.tile_rows < tile.rows;
+    const bool fetches_a = cut.prefetches_a && row + cut.tile_rows < tile.rows;
     const index share = fetches_a ? cut.tile_rows * cut.a_stride / panels : cut.b_share;
     t.next = fetches_a    ? t.a + cut.tile_rows * cut.a_stride
              : share != 0 ? at.ready + panels * (at.panel_bytes + row / cut.tile_rows * share)
