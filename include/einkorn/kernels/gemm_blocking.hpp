@@ -285,18 +285,27 @@ struct gemm_blocking {
   }
 };
 
-/// Panels of columns [col, col + cols) of B, depth blocks [first, end): [block][panel]. Eight panels are a
-/// task.
+/// Panels of columns [col, col + cols) of B, depth blocks [first, end): [block][panel]. A task is what lies
+/// together in memory: eight panels of columns, or whole rows of a row-major B.
 template <class Kernel>
 inline void gemm_pack_panels(const any_matrix& b, index offset, const gemm_blocking<Kernel>& blocking,
                              index first, index end, index col, index cols, char* out, const executor& exec) {
-  const index panels = blocking.panel_count(cols), parts = (panels + 7) / 8;
-  parallel_for(exec, (end - first) * parts, [&](index task) {
-    const index block = first + task / parts, panel = task % parts * 8, k = block * blocking.block_depth;
+  const index panels = blocking.panel_count(cols);
+  const bool by_rows = !b.transposed && !Kernel::flips_s8;  // flipping sums whole columns
+  const index task_cols = by_rows ? std::max<index>(1, cols) : 8 * Kernel::nr;
+  const index task_depth = by_rows ? 32 * Kernel::k_group : blocking.block_depth;  // a multiple of k_step
+  const index col_parts = (cols + task_cols - 1) / task_cols;
+  const index depth_parts = (blocking.block_depth + task_depth - 1) / task_depth;
+  parallel_for(exec, (end - first) * depth_parts * col_parts, [&](index task) {
+    const index block = first + task / (depth_parts * col_parts), part = task % (depth_parts * col_parts);
+    const index w = part % col_parts * task_cols, k = part / col_parts * task_depth;
+    const index depth =
+        std::min({task_depth, blocking.block_depth - k, blocking.depth - block * blocking.block_depth - k});
+    if (k > 0 && depth <= 0) return;  // the last block is less deep
     gemm_pack_columns<Kernel>(
-        b, offset, col + panel * Kernel::nr, std::min<index>(8 * Kernel::nr, cols - panel * Kernel::nr), k,
-        std::min(blocking.block_depth, blocking.depth - k),
-        out + (block - first) * panels * blocking.panel_bytes(0) + panel * blocking.panel_bytes(block),
+        b, offset, col + w, std::min(task_cols, cols - w), block * blocking.block_depth + k, depth,
+        out + (block - first) * panels * blocking.panel_bytes(0) +
+            w / Kernel::nr * blocking.panel_bytes(block) + k / Kernel::k_group * Kernel::nr * 4,
         blocking.panel_bytes(block));
   });
 }

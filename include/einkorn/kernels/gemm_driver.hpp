@@ -197,7 +197,8 @@ class gemm_driver : gemm_call<Kernel> {
         at.pass_end = std::min(at.pass + cut.pass_rows, tile.rows);
         if (cut.a == gemm_a::panels)
           gemm_pack_row_panels<Kernel>(a, tile.batch * g.batch_a, tile.row + at.pass, at.pass_end - at.pass,
-                                       at.k, at.depth, scratch, cut.tile_rows, cut.a_step);
+                                       at.k, at.depth, scratch, gemm_a_panel_bytes(t.groups, cut.a_step),
+                                       cut.tile_rows, cut.a_step);
         else if (cut.a == gemm_a::rows)
           gemm_pack_rows<Kernel>(a, tile.batch * g.batch_a, tile.row + at.pass, at.pass_end - at.pass, at.k,
                                  at.depth, scratch, cut.a_stride);

@@ -2,6 +2,8 @@
 /// gemm_words.hpp.
 #pragma once
 
+#include <algorithm>
+
 #include "gemm_words.hpp"
 
 EINKORN_BEGIN_LEVEL
@@ -78,16 +80,80 @@ template <class Element, bool Along, class Source, class Use>
   use(words, std::true_type());
 }
 
-/// visit(g, w) for the blocks of groups x width words, in the order of memory: neighbouring rows of an
-/// operand are often a page or more apart.
-template <class Visit>
-inline void gemm_each_block(bool k_contiguous, index groups, index width, const Visit& visit) {
-  if (k_contiguous) {
-    for (index w = 0; w < width; w += vf_size)
-      for (index g = 0; g < groups; g += vf_size) visit(g, w);
-  } else {
-    for (index g = 0; g < groups; g += vf_size)
-      for (index w = 0; w < width; w += vf_size) visit(g, w);
+/// flip: 128 added to each byte, what turns s8 into u8 for vpdpbusd.
+template <class Source>
+inline vf gemm_flipped(vf words, [[maybe_unused]] bool flip) {
+#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
+  if constexpr (sizeof(Source) == 1)
+    if (flip)
+      return _mm512_castsi512_ps(
+          _mm512_xor_si512(_mm512_castps_si512(words), _mm512_set1_epi8(static_cast<char>(0x80))));
+#endif
+  return words;
+}
+
+/// k-groups that a panel takes before the next one does.
+inline constexpr index gemm_pack_groups = 16;
+
+/// Fetches lines of `width` elements of one row after another.
+template <class Source>
+struct gemm_row_fetcher {
+  const Source* row;
+  index stride, width, column = 0;
+  void operator()() {
+    __builtin_prefetch(row + column, 0, 2);
+    column += 64 / static_cast<index>(sizeof(Source));
+    if (column >= width) {
+      column = 0;
+      row += stride;
+    }
+  }
+};
+
+/// Panels from a slice that is not k_contiguous, panel_bytes apart: tile_width words beside each other,
+/// `step` bytes for each k-group. No transposition: a row of memory is a row of the panels. Panels cover
+/// `width` words; beyond those of the slice, which may be wider, there are zeros.
+template <class Element, class Source>
+inline void gemm_pack_across(const gemm_slice<Source>& s, index width, char* out, index panel_bytes,
+                             index tile_width, index step, bool flip) {
+  constexpr int n = vf_size, group = 4 / static_cast<int>(sizeof(Element));
+  constexpr index rows = gemm_pack_groups * group, line = 64 / static_cast<index>(sizeof(Source));
+  const index tile_words = step / 4, tiles = (width + tile_width - 1) / tile_width;
+  for (index k0 = 0; k0 < s.depth; k0 += rows, out += gemm_pack_groups * step) {
+    const index depth = std::min(rows, s.depth - k0);
+    // Rows of memory are often pages apart, and panels take them piece by piece: no hardware prefetcher
+    // helps. Meanwhile the next rows are fetched from end to end.
+    gemm_row_fetcher<Source> next{s.data + (k0 + rows) * s.stride, s.stride, s.width};
+    const index lines = rows * ((s.width + line - 1) / line), turns = tiles * gemm_pack_groups;
+    const index lines_a_turn = (lines + turns - 1) / turns;
+    for (index tile = 0; tile < tiles; ++tile) {
+      const Source* from = s.data + k0 * s.stride + tile * tile_width;
+      char* to = out + tile * panel_bytes;
+      const index rest = s.width - tile * tile_width;
+      // A whole vector may reach into the next k-group, which is written later; nothing beyond the last one.
+      const bool whole = rest >= (tile_words + n - 1) / n * n, goes_on = k0 + depth < s.depth;
+      const index quick = !whole ? 0 : goes_on || tile_words % n == 0 ? depth / group : (depth - 1) / group;
+      for (index g = 0; g < quick; ++g, to += step, from += group * s.stride) {
+        for (index i = 0; i < lines_a_turn; ++i) next();
+        for (index w = 0; w < tile_words; w += n)
+          store(reinterpret_cast<float*>(to) + w,
+                gemm_flipped<Source>(words_across<Element>(from + w, s.stride), flip));
+      }
+      for (index k = quick * group; k < depth; k += group, to += step, from += group * s.stride) {
+        for (index w = 0; w < tile_words; w += n) {
+          const vf words = gemm_flipped<Source>(
+              rest <= w ? broadcast(0.0f)
+                        : words_across_first<Element>(from + w, s.stride, std::min<index>(depth - k, group),
+                                                      std::min<index>(rest - w, n)),
+              flip);
+          float* const out_words = reinterpret_cast<float*>(to) + w;
+          if (tile_words - w < n && k + group >= depth && !goes_on)
+            store_first(out_words, words, tile_words - w);
+          else
+            store(out_words, words);
+        }
+      }
+    }
   }
 }
 
@@ -95,18 +161,24 @@ inline void gemm_each_block(bool k_contiguous, index groups, index width, const 
 /// k_step. Then, where the kernel flips s8, -128 times the sum of each column.
 template <class Kernel, class Source>
 inline void gemm_pack_b(const gemm_slice<Source>& s, char* out, index panel_bytes) {
+  using element = typename Kernel::element;
   constexpr int n = vf_size, nr = Kernel::nr;
   const index groups = (s.depth + Kernel::k_step - 1) / Kernel::k_step * (Kernel::k_step / Kernel::k_group);
   const index width = (s.width + nr - 1) / nr * nr;
-  gemm_each_block(
-      s.k_contiguous, groups, width, [&](index g, index w) __attribute__((always_inline)) {
+  const auto zero = [&](index g, index w, index count) {
+    float* const to = reinterpret_cast<float*>(out + w / nr * panel_bytes) + g * nr + w % nr;
+    for (index i = 0; i < count; ++i) store(to + i * nr, broadcast(0.0f));
+  };
+  if (s.k_contiguous) {
+    for (index w = 0; w < width; w += n) {
+      for (index g = 0; g < groups; g += n) {
         float* const to = reinterpret_cast<float*>(out + w / nr * panel_bytes) + g * nr + w % nr;
         const index rest = groups - g;
         if (w >= s.width) {
-          for (index i = 0; i < rest && i < n; ++i) store(to + i * nr, broadcast(0.0f));
-          return;
+          zero(g, w, std::min<index>(rest, n));
+          continue;
         }
-        gemm_words<typename Kernel::element, false>(
+        gemm_words<element, false>(
             s, g, w, [&](const vf(&words)[n], auto whole) __attribute__((always_inline)) {
               if constexpr (whole) {
                 EINKORN_UNROLL
@@ -115,7 +187,13 @@ inline void gemm_pack_b(const gemm_slice<Source>& s, char* out, index panel_byte
                 for (index i = 0; i < rest && i < n; ++i) store(to + i * nr, words[i]);
               }
             });
-      });
+      }
+    }
+  } else {
+    gemm_pack_across<element>(s, width, out, panel_bytes, nr, nr * 4, false);
+    const index written = (s.depth + Kernel::k_group - 1) / Kernel::k_group;
+    for (index w = 0; w < width && written < groups; w += n) zero(written, w, groups - written);
+  }
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
   if constexpr (Kernel::flips_s8) {
     const __m512i ones = _mm512_set1_epi8(1);
@@ -141,18 +219,10 @@ inline void gemm_pack_b(const gemm_slice<Source>& s, char* out, index panel_byte
 #endif
 }
 
-#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
-/// 128 added to each byte: what turns s8 into u8 for vpdpbusd.
-inline vf flip_bytes(vf words) {
-  return _mm512_castsi512_ps(
-      _mm512_xor_si512(_mm512_castps_si512(words), _mm512_set1_epi8(static_cast<char>(0x80))));
-}
-#endif
-
 /// A block: width rows of depth elements (rounded up to k_step with zeros), `stride` bytes apart. Each row
 /// has room for whole vectors. flip: 128 is added to each byte.
 template <class Kernel, class Source>
-inline void gemm_pack_a(const gemm_slice<Source>& s, char* out, index stride, [[maybe_unused]] bool flip) {
+inline void gemm_pack_a(const gemm_slice<Source>& s, char* out, index stride, bool flip) {
   using element = typename Kernel::element;
   constexpr int n = vf_size;
   if (s.k_contiguous) {  // one row after another: the hardware prefetcher follows
@@ -162,76 +232,36 @@ inline void gemm_pack_a(const gemm_slice<Source>& s, char* out, index stride, [[
       float* const to = reinterpret_cast<float*>(out + row * stride);
       for (index k = 0; k < s.depth; k += run) {
         const index left = s.depth - k;
-        vf words =
+        const vf words =
             left >= run ? words_along_k<element>(from + k) : words_along_k_first<element>(from + k, left);
-#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
-        if constexpr (sizeof(Source) == 1)
-          if (flip) words = flip_bytes(words);
-#endif
-        store(to + k / Kernel::k_group, words);
+        store(to + k / Kernel::k_group, gemm_flipped<Source>(words, flip));
       }
     }
     return;
   }
   const index groups = (s.depth + Kernel::k_group - 1) / Kernel::k_group;
-  gemm_each_block(
-      s.k_contiguous, groups, s.width, [&](index g, index w) __attribute__((always_inline)) {
-        char* const to = out + w * stride + g * 4;
-        const auto put = [&](index j, vf words) __attribute__((always_inline)) {
-#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
-          if constexpr (sizeof(Source) == 1)
-            if (flip) words = flip_bytes(words);
-#endif
-          store(reinterpret_cast<float*>(to + j * stride), words);
-        };
-        const index rows = s.width - w;
-        gemm_words<element, true>(
-            s, g, w, [&](const vf(&words)[n], auto whole) __attribute__((always_inline)) {
-              if constexpr (whole) {
-                EINKORN_UNROLL
-                for (int j = 0; j < n; ++j) put(j, words[j]);
-              } else {
-                for (index j = 0; j < rows && j < n; ++j) put(j, words[j]);
-              }
-            });
-      });
-}
-
-/// Each k-group is written as whole vectors, over the beginning of the next one: room for the last one's.
-constexpr index gemm_a_panel_bytes(index groups, index step) { return groups * step + vf_size * 4; }
-
-/// Panels of A from a slice that is not k_contiguous: tile_rows rows beside each other, `step` bytes for each
-/// k-group. No transposition: a row of memory is a row of the panels. The slice may be wider than `rows`.
-template <class Kernel, class Source>
-inline void gemm_pack_a_panels(const gemm_slice<Source>& s, index rows, char* out, index tile_rows,
-                               index step, [[maybe_unused]] bool flip) {
-  using element = typename Kernel::element;
-  constexpr int n = vf_size, group = Kernel::k_group;
-  // Rows of memory are often pages apart, where no hardware prefetcher helps: halves the time from memory.
-  constexpr index ahead = 24, line = 64 / static_cast<index>(sizeof(Source));
-  const index panel_bytes = gemm_a_panel_bytes((s.depth + group - 1) / group, step);
-  for (index k = 0; k < s.depth; k += group, out += step) {
-    const Source* const from = s.data + k * s.stride;
-    const index left = s.depth - k;
-    char* to = out;
-    for (index i = 0; i < group; ++i)
-      for (index row = 0; row < s.width; row += line) __builtin_prefetch(from + (ahead + i) * s.stride + row);
-    for (index row = 0; row < rows; row += tile_rows, to += panel_bytes) {
-      for (index w = 0; w * 4 < step && row + w < s.width; w += n) {
-        const index width = s.width - row - w;
-        vf words = left >= group && width >= n
-                       ? words_across<element>(from + row + w, s.stride)
-                       : words_across_first<element>(from + row + w, s.stride, left < group ? left : group,
-                                                     width < n ? width : n);
-#if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
-        if constexpr (sizeof(Source) == 1)
-          if (flip) words = flip_bytes(words);
-#endif
-        store(reinterpret_cast<float*>(to) + w, words);
-      }
+  for (index g = 0; g < groups; g += n) {
+    for (index w = 0; w < s.width; w += n) {
+      char* const to = out + w * stride + g * 4;
+      const auto put = [&](index j, vf words) __attribute__((always_inline)) {
+        store(reinterpret_cast<float*>(to + j * stride), gemm_flipped<Source>(words, flip));
+      };
+      const index rows = s.width - w;
+      gemm_words<element, true>(
+          s, g, w, [&](const vf(&words)[n], auto whole) __attribute__((always_inline)) {
+            if constexpr (whole) {
+              EINKORN_UNROLL
+              for (int j = 0; j < n; ++j) put(j, words[j]);
+            } else {
+              for (index j = 0; j < rows && j < n; ++j) put(j, words[j]);
+            }
+          });
     }
   }
 }
+
+/// A panel of A. A line more, for an odd number of them: neighbouring panels fall into different sets.
+constexpr index gemm_a_panel_bytes(index groups, index step) { return groups * step + 64; }
 
 /// body(slice) with `depth` k of `width` columns of B (rows of A if `is_a`) from (k0, w0).
 template <class Kernel, class Body>
@@ -270,13 +300,14 @@ inline void gemm_pack_rows(const any_matrix& a, index offset, index row, index r
   });
 }
 
-/// A is transposed. More rows than `rows` may be read, where A has them.
+/// A is transposed: panels of tile_rows rows. More rows than `rows` may be read, where A has them.
 template <class Kernel>
 inline void gemm_pack_row_panels(const any_matrix& a, index offset, index row, index rows, index k,
-                                 index depth, char* out, index tile_rows, index step) {
+                                 index depth, char* out, index panel_bytes, index tile_rows, index step) {
   const index width = a.rows - row < rows + vf_size ? a.rows - row : rows + vf_size;
   gemm_with_slice<Kernel>(a, true, offset, k, depth, row, width, [&](const auto& slice) {
-    gemm_pack_a_panels<Kernel>(slice, rows, out, tile_rows, step, Kernel::flips_s8 && a.type == dtype::s8);
+    gemm_pack_across<typename Kernel::element>(slice, rows, out, panel_bytes, tile_rows, step,
+                                               Kernel::flips_s8 && a.type == dtype::s8);
   });
 }
 

@@ -81,20 +81,27 @@ inline vf words_across(const Source* p, index stride) {
   if constexpr (std::is_same_v<Element, float>) {
     return load(p);
   } else {
-    const auto x0 = extend<Element>(p), x1 = extend<Element>(p + stride);
 #if EINKORN_LEVEL_AT_LEAST_AVX512_VNNI
     if constexpr (sizeof(Element) == 2) {
-      return _mm512_castsi512_ps(_mm512_or_si512(x0, _mm512_slli_epi32(x1, 16)));
+      const auto row = [&](const Source* from) {
+        return _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+      };
+      const __m512i turns = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39,
+                                             7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+      return _mm512_castsi512_ps(_mm512_permutex2var_epi16(row(p), turns, row(p + stride)));
     } else {
+      const auto x0 = extend<Element>(p), x1 = extend<Element>(p + stride);
       const auto x2 = extend<Element>(p + 2 * stride), x3 = extend<Element>(p + 3 * stride);
       const __m512i low = _mm512_or_si512(x0, _mm512_slli_epi32(x1, 8));
       const __m512i high = _mm512_or_si512(_mm512_slli_epi32(x2, 16), _mm512_slli_epi32(x3, 24));
       return _mm512_castsi512_ps(_mm512_or_si512(low, high));
     }
 #elif EINKORN_LEVEL_AT_LEAST_AVX2
+    const auto x0 = extend<Element>(p), x1 = extend<Element>(p + stride);
     const __m256i low = _mm256_and_si256(x0, _mm256_set1_epi32(0xffff));
     return _mm256_castsi256_ps(_mm256_or_si256(low, _mm256_slli_epi32(x1, 16)));
 #else
+    const auto x0 = extend<Element>(p), x1 = extend<Element>(p + stride);
     const __m128i low = _mm_and_si128(x0, _mm_set1_epi32(0xffff));
     return _mm_castsi128_ps(_mm_or_si128(low, _mm_slli_epi32(x1, 16)));
 #endif
