@@ -204,11 +204,19 @@ struct gemm_blocking {
       // All rows of a task read all its panels of a block, from L3 where L2 does not hold them.
       const index most_bytes = std::max(g.machine.l2 / 2, g.machine.l3 / (by_block ? 2 : 8));
       task_cols = std::min(task_cols, std::max<index>(1, most_bytes / one_panel) * nr);
-      // Fewer tiles of rows than tasks: tasks are columns then, and B is read once. 16 and 32 rows of the
-      // layers of BERT-base, two threads of Zen 3: 1.5 and 1.25 times as fast, int8 1.1 with 8 and 16.
+      // Fewer tiles of rows than tasks, or little more while A stays near: tasks are columns then, and B is
+      // read once. 16 and 32 rows of the layers of BERT-base, two threads of Zen 3: 1.5 and 1.25 times as
+      // fast, int8 1.1 with 8 and 16; 128 rows of bf16, Zen 4: 1.03.
+      const bool few_rows =
+          rows <= 4 * workers * mr || (rows <= 16 * workers * mr && rows * groups(0) * 4 <= g.machine.l2 / 4);
       const bool by_cols =
-          b == gemm_b::packed && batches == 1 && rows <= 4 * workers * mr && panel_count(cols) >= 4 * workers;
-      index wanted = workers > 1 && !by_cols ? (4 * workers + batches - 1) / batches : 1;
+          b == gemm_b::packed && batches == 1 && few_rows && panel_count(cols) >= 4 * workers;
+      // Small tasks, so that the threads end together though one may be slower; a transposed A is packed best
+      // many tiles together, and a sweep wants all rows.
+      const index tiles = (rows + mr - 1) / mr,
+                  parts = sweeps ? 4 * workers : tiles / (a == gemm_a::panels ? 8 : 2);
+      const index fine = std::clamp(parts, 4 * workers, 64 * workers);
+      index wanted = workers > 1 && !by_cols ? (fine + batches - 1) / batches : 1;
       if (sums_stay) wanted = std::max(wanted, rows * task_cols * 4 / (most_bytes / 2) + 1);
       const index row_tasks = std::min((rows + mr - 1) / mr, wanted);
       task_rows = row_tasks <= 1 ? rows : round_up((rows + row_tasks - 1) / row_tasks, mr);
