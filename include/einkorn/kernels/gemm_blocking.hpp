@@ -99,7 +99,9 @@ struct gemm_blocking {
  private:
   void set_results(const detail::gemm_args& g) {
     const epilogue& e = g.e;
-    const bool plain = e.alpha == 1 && e.bias == nullptr && e.act == activation::none &&
+    wide = g.packed != nullptr && g.c.rows <= gemm_wide_rows && Kernel::a_panels;
+    const bool bias_in_tile = Kernel::converts && blocks == 1 && e.beta == 0 && !wide;
+    const bool plain = e.alpha == 1 && (e.bias == nullptr || bias_in_tile) && e.act == activation::none &&
                        e.preactivation.data == nullptr && e.residual.data == nullptr;
     constexpr bool integers = std::is_same_v<typename Kernel::accumulator, std::int32_t>;
     direct =
@@ -127,7 +129,6 @@ struct gemm_blocking {
     workers = g.exec.run != nullptr && worth_threads ? std::max(g.exec.threads, 1) : 1;
     if (g.packed != nullptr) {
       b = gemm_b::packed;
-      wide = rows <= gemm_wide_rows && Kernel::a_panels;
     } else if (g.b.transposed && rows <= gemm_dot_rows && 2 * depth >= run * rows &&
                !std::is_void_v<typename Kernel::instruction>) {
       b = gemm_b::dots;
@@ -152,7 +153,7 @@ struct gemm_blocking {
     const index rows = g.c.rows, cols = g.c.cols;
     if (blocks != 1 || a != gemm_a::in_place || wide) return false;
     const bool small = workers == 1 && g.batch == 1 && rows * cols * depth <= (1 << 21);
-    const bool stored = direct && whole_vectors(cols);
+    const bool stored = direct && g.e.bias == nullptr && whole_vectors(cols);
     if constexpr (Kernel::a_panels)
       near = b == gemm_b::own      ? small || (stored && panel_bytes(0) <= g.machine.l1 / 2 &&
                                           rows * groups(0) * 4 <= g.machine.l2 / 4)

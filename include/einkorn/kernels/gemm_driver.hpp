@@ -14,7 +14,7 @@
 ///   k_group, k_step       elements that B interleaves per column (4 bytes); depth of packed operands is
 ///                         rounded up to k_step with zeros
 ///   flips_s8              A of s8 comes with 128 added, and panels of B end with nr compensations
-///   a_panels, converts    it honours a_step, and narrow, of gemm_tile_args; a_panels: the tiles of
+///   a_panels, converts    it honours a_step, and narrow and bias, of gemm_tile_args; a_panels: the tiles of
 ///                         gemm_near.hpp are made of its instruction, too
 ///   session               constructed in every worker before its first tile (tile configuration)
 ///   masks                 B in place and C may end at any column
@@ -224,7 +224,7 @@ class gemm_driver : gemm_call<Kernel> {
     for (index col = 0; col < tile.cols; col += Kernel::nr) {
       const index cols = std::min<index>(Kernel::nr, tile.cols - col);
       place_b(tile, at, 0, col / Kernel::nr, cols, t, memory);
-      if (cut.direct && cut.whole_vectors(cols)) {
+      if (cut.direct && g.e.bias == nullptr && cut.whole_vectors(cols)) {
         t.acc = c + col;
         gemm_near<Kernel>::run(t, tile.rows, cols);
       } else {
@@ -291,6 +291,7 @@ class gemm_driver : gemm_call<Kernel> {
                              pre.stride * size_of(pre.type), rows, cols * size_of(pre.type));
       }
       t.narrow = nullptr;
+      t.bias = g.e.bias != nullptr ? g.e.bias + tile.col + col : nullptr;
       t.acc_stride = g.c.stride;
       if (whole && cut.direct) {
         t.acc = reinterpret_cast<accumulator*>(c);
@@ -302,6 +303,7 @@ class gemm_driver : gemm_call<Kernel> {
         t.accumulate = false;
         run_kernel(rows, cols, t);
       } else {
+        t.bias = nullptr;
         t.acc = cut.sums_stay ? tile.sums + sums_place(row, col, panels) : tile.sums;
         t.acc_stride = sums_stride(tile, cols);
         t.accumulate = at.block != tile.first_block;

@@ -30,6 +30,7 @@ struct gemm_tile_args {
   index a_step = 4;            // from k-group to k-group of A
   void* narrow = nullptr;      // not null: the product goes here as narrow_type (bf16 or fp16), not to acc
   dtype narrow_type = dtype::bf16;
+  const float* bias = nullptr;  // of the columns, added to the sums of f32
 };
 
 /// What instructions without masks have in common: vectors are always whole.
@@ -152,6 +153,22 @@ struct gemm_tile {
       each(std::false_type());
   }
 
+  template <class Mask>
+  [[gnu::always_inline]] static void add_bias(vector (&acc)[Rows][Vectors], const float* bias,
+                                              [[maybe_unused]] Mask mask) {
+    EINKORN_UNROLL
+    for (int v = 0; v < Vectors; ++v) {
+      vector shift;
+      if constexpr (Instruction::masks)
+        shift = v + 1 < Vectors ? Instruction::load(bias + v * Instruction::lanes)
+                                : Instruction::load(bias + v * Instruction::lanes, mask);
+      else
+        shift = Instruction::load(bias + v * Instruction::lanes);
+      EINKORN_UNROLL
+      for (int r = 0; r < Rows; ++r) acc[r][v] = Instruction::add(acc[r][v], shift);
+    }
+  }
+
   /// last: columns of the last vector.
   static void run(const gemm_tile_args<accumulator>& t, int last) {
     vector acc[Rows][Vectors];
@@ -198,6 +215,7 @@ struct gemm_tile {
       one_step();
     }
     if constexpr (std::is_same_v<accumulator, float>) {
+      if (t.bias != nullptr) add_bias(acc, t.bias, b_mask);
       if (t.narrow != nullptr) {
         if (t.narrow_type == dtype::bf16)
           store_narrow(acc, static_cast<bf16*>(t.narrow), t.acc_stride, last);
