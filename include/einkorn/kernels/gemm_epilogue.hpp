@@ -75,18 +75,17 @@ inline void gemm_finish_rows(const detail::gemm_args& g, void* c_data, index bat
   }
 }
 
-/// The usual end of a linear layer on a whole tile, nothing decided inside the loop: C = act(acc + bias), and
-/// acc + bias in Pre (void: nowhere). No bias is -0, which keeps every sum as it is. With the decisions
-/// inside, bias alone cost 5 % of a product 768 deep.
-template <class C, class Pre, class Act>
-inline void gemm_finish_linear(const float* bias, index rows, index cols, const float* acc, index acc_stride,
-                               C* c, index c_stride, Pre* pre, index pre_stride, const Act& act) {
+/// The usual end of a linear layer on a whole tile, nothing decided inside the loop: C = act(sum + bias), and
+/// sum + bias in Pre (void: nowhere). No bias is -0, which keeps every sum as it is. With the decisions
+/// inside, bias alone cost 5 % of a product 768 deep. sum(row, col): a vector.
+template <class Sum, class C, class Pre, class Act>
+inline void gemm_finish_linear(const float* bias, index rows, index cols, const Sum& sum, C* c,
+                               index c_stride, Pre* pre, index pre_stride, const Act& act) {
   index col = 0;
   for (; col + 2 * vf_size <= cols; col += 2 * vf_size) {  // bf16 is rounded and stored two vectors at a time
     const two_vectors shift = bias != nullptr ? load_two(bias + col) : two_vectors{broadcast(-0.0f)};
     for (index r = 0; r < rows; ++r) {
-      const float* const sums = acc + r * acc_stride + col;
-      const two_vectors v = load_two(sums) + shift;
+      const two_vectors v = two_vectors{sum(r, col), sum(r, col + vf_size)} + shift;
       if constexpr (!std::is_void_v<Pre>) put_in_order(pre + r * pre_stride + col, v, false);
       put_in_order(c + r * c_stride + col, act(v), false);
     }
@@ -94,16 +93,16 @@ inline void gemm_finish_linear(const float* bias, index rows, index cols, const 
   if (col == cols) return;
   const vf shift = bias != nullptr ? load(bias + col) : broadcast(-0.0f);
   for (index r = 0; r < rows; ++r) {
-    const vf v = load(acc + r * acc_stride + col) + shift;
+    const vf v = sum(r, col) + shift;
     if constexpr (!std::is_void_v<Pre>) store(pre + r * pre_stride + col, v);
     store(c + r * c_stride + col, act(v));
   }
 }
 
 /// Whether that was the call: then it is done.
-template <class C>
+template <class C, class Accumulator>
 inline bool gemm_finish_linear(const detail::gemm_args& g, void* c_data, index batch, index row0, index rows,
-                               index col0, index cols, const float* acc, index acc_stride) {
+                               index col0, index cols, const Accumulator* acc, index acc_stride) {
   const epilogue& e = g.e;
   const any_matrix& pre = e.preactivation;
   if (e.alpha != 1 || e.beta != 0 || e.residual.data != nullptr || cols % vf_size != 0) return false;
@@ -113,8 +112,11 @@ inline bool gemm_finish_linear(const detail::gemm_args& g, void* c_data, index b
   C* const p = static_cast<C*>(pre.data) +
                (pre.data == nullptr ? 0 : batch * g.batch_preactivation + row0 * pre.stride + col0);
   const float* const bias = e.bias != nullptr ? e.bias + col0 : nullptr;
+  const auto sum = [&](index row, index col) {
+    return gemm_sum(e.dequantize, acc + row * acc_stride + col, row0 + row, col0 + col, vf_size);
+  };
   const auto finish = [&](auto* to, const auto& act) {
-    gemm_finish_linear(bias, rows, cols, acc, acc_stride, c, g.c.stride, to, pre.stride, act);
+    gemm_finish_linear(bias, rows, cols, sum, c, g.c.stride, to, pre.stride, act);
   };
   const auto same = [](auto x) { return x; };
   const auto gelu_of = [](auto x) { return gelu(x); };
@@ -130,15 +132,12 @@ inline bool gemm_finish_linear(const detail::gemm_args& g, void* c_data, index b
 template <class Accumulator>
 inline void gemm_finish_real(const detail::gemm_args& g, void* c_data, index batch, index row0, index rows,
                              index col0, index cols, const Accumulator* acc, index acc_stride) {
-  if constexpr (std::is_same_v<Accumulator, float>) {
-    const bool done =
-        g.c.type == dtype::f32
-            ? gemm_finish_linear<float>(g, c_data, batch, row0, rows, col0, cols, acc, acc_stride)
-        : g.c.type == dtype::bf16
-            ? gemm_finish_linear<bf16>(g, c_data, batch, row0, rows, col0, cols, acc, acc_stride)
-            : gemm_finish_linear<fp16>(g, c_data, batch, row0, rows, col0, cols, acc, acc_stride);
-    if (done) return;
-  }
+  const bool done = g.c.type == dtype::f32
+                        ? gemm_finish_linear<float>(g, c_data, batch, row0, rows, col0, cols, acc, acc_stride)
+                    : g.c.type == dtype::bf16
+                        ? gemm_finish_linear<bf16>(g, c_data, batch, row0, rows, col0, cols, acc, acc_stride)
+                        : gemm_finish_linear<fp16>(g, c_data, batch, row0, rows, col0, cols, acc, acc_stride);
+  if (done) return;
   const epilogue& e = g.e;
   const bool plain = e.alpha == 1 && e.beta == 0 && e.bias == nullptr && e.act == activation::none &&
                      e.preactivation.data == nullptr && e.residual.data == nullptr;
