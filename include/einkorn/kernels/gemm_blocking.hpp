@@ -219,7 +219,7 @@ struct gemm_blocking {
       const index fine = std::clamp(parts, 4 * workers, 64 * workers);
       index wanted = workers > 1 && !by_cols ? (fine + batches - 1) / batches : 1;
       if (sums_stay) wanted = std::max(wanted, rows * task_cols * 4 / (most_bytes / 2) + 1);
-      const index row_tasks = std::min((rows + mr - 1) / mr, wanted);
+      const index row_tasks = std::min(tiles, wanted);
       task_rows = row_tasks <= 1 ? rows : round_up((rows + row_tasks - 1) / row_tasks, mr);
     }
     const index tasks = batches * ((rows + task_rows - 1) / std::max<index>(task_rows, 1)) *

@@ -171,13 +171,13 @@ inline void gemm_pack_b(const gemm_slice<Source>& s, char* out, index panel_byte
   };
   if (s.k_contiguous) {
     for (index w = 0; w < width; w += n) {
+      if (w >= s.width) {
+        zero(0, w, groups);
+        continue;
+      }
       for (index g = 0; g < groups; g += n) {
         float* const to = reinterpret_cast<float*>(out + w / nr * panel_bytes) + g * nr + w % nr;
         const index rest = groups - g;
-        if (w >= s.width) {
-          zero(g, w, std::min<index>(rest, n));
-          continue;
-        }
         gemm_words<element, false>(
             s, g, w, [&](const vf(&words)[n], auto whole) __attribute__((always_inline)) {
               if constexpr (whole) {
